@@ -1,0 +1,275 @@
+"""What the axis rules write down: which channel positions live and die together.
+
+Every axis of every value carries one *position id* per element. Id 0 (`FIXED`) marks positions that can't be removed. Rules tie
+ids together, block them, declare that one axis is the product of two others, and note which integers in the graph must follow
+when positions go. Nothing is decided here; `channels` turns the record into channel groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from darwinc import graph
+from darwinc.shapes import Shapes
+
+FIXED = 0
+RELIED_ON = "its size is used as a number"
+
+Ids = npt.NDArray[np.int64]
+Axis = Ids | None
+"""Position ids of one axis; None where its size is unknown (such an axis never loses positions)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Number:
+    """One integer of a shape-like value: where it comes from, so that it can follow its axis."""
+
+    value: int | None
+    origin: tuple[ir.Node, int, int] | None = None
+    """Reader, input index and flat element index of the stored constant that says this number."""
+    axis: Axis = None
+    """The axis whose size this is, when it was computed by Shape: it follows by itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """What is known of one value."""
+
+    axes: tuple[Axis, ...]
+    weight: bool = False
+    """Made from constants by operators that keep zeros zero: contracting over it is exact when a position dies."""
+    numbers: tuple[Number, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ConstantUse:
+    """One reader of one stored constant; every reader has ids of its own, so that sharing couples nothing."""
+
+    node: ir.Node
+    index: int
+    value: ir.Value
+    axes: tuple[Ids, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Follower:
+    """An integer that must equal the number of living positions among `ids`: in a constant, or in an attribute (element of a list)."""
+
+    node: ir.Node
+    place: int | str
+    element: int | None
+    ids: Ids
+    offset: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A node that mixes channels through a weight: `data` axis positions meet `weight` axis positions of the same ids."""
+
+    node: ir.Node
+    data: int
+    data_axis: int
+    weight: int
+    weight_axis: int
+    groups: int
+    ids: Ids
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """`cells[r, c]` dies exactly when `rows[r]` or `columns[c]` does: an axis split in two, or two merged into one."""
+
+    rows: Ids
+    columns: Ids
+    cells: Ids
+    node: ir.Node
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """Positions that must stay, the node that holds them, and why."""
+
+    node: ir.Node | None
+    reason: str
+    ids: Ids
+
+
+@dataclass
+class Flow:
+    """The record, and the few verbs with which rules add to it."""
+
+    shapes: Shapes
+    opset: int
+    values: dict[str, Tracked] = field(default_factory=dict)
+    uses: list[ConstantUse] = field(default_factory=list)
+    followers: list[Follower] = field(default_factory=list)
+    readers: list[Reader] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    barriers: list[Barrier] = field(default_factory=list)
+    ties: list[tuple[Ids, Ids]] = field(default_factory=list)
+    work: list[tuple[ir.Node, tuple[Ids, ...], int]] = field(default_factory=list)
+    """(node, axes, factor): its MACs are the factor times the product of the living positions of the axes."""
+    count: int = 1
+    _cache: dict[tuple[ir.Node, int], Tracked] = field(default_factory=dict)
+
+    # Reading -------------------------------------------------------------------------------------------------------
+
+    def tracked(self, node: ir.Node, index: int) -> Tracked | None:
+        """What is known of input `index`; None where the input is absent or its rank is unknown."""
+        if index >= len(node.inputs) or node.inputs[index] is None:
+            return None
+        value = node.inputs[index]
+        assert value is not None  # noqa: S101 - narrowed just above, for mypy
+        if graph.constant_source(value) is None:
+            return self.values.get(str(value.name))
+        if (node, index) not in self._cache:
+            self._cache[node, index] = self._use(node, index, value)
+        return self._cache[node, index]
+
+    def _use(self, node: ir.Node, index: int, value: ir.Value) -> Tracked:
+        tensor = graph.constant_tensor(value)
+        if tensor is None:
+            return Tracked(())
+        axes = tuple(self.fresh(int(size)) for size in tensor.shape)
+        numbers = None
+        if tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32):
+            if tensor.size <= 64 and len(axes) <= 1:
+                flat = tensor.numpy().ravel()
+                numbers = tuple(Number(int(number), (node, index, k)) for k, number in enumerate(flat))
+            axes = tuple(fixed(len(axis)) for axis in axes)
+        self.uses.append(ConstantUse(node, index, value, axes))
+        return Tracked(axes, True, numbers)
+
+    def axes(self, node: ir.Node, index: int) -> tuple[Axis, ...] | None:
+        """The axes of input `index`."""
+        found = self.tracked(node, index)
+        return None if found is None else found.axes
+
+    def numbers(self, node: ir.Node, index: int) -> tuple[Number, ...] | None:
+        """The integers that input `index` holds, as far as they could be followed."""
+        found = self.tracked(node, index)
+        return None if found is None else found.numbers
+
+    def known(self, node: ir.Node, index: int) -> list[int] | None:
+        """Input `index` as plain integers; None where any of them is unknown. An axis whose size is relied on so must stay."""
+        numbers = self.numbers(node, index)
+        if numbers is None:
+            return None
+        self.block_all((number.axis for number in numbers), node, RELIED_ON)
+        values = [number.value for number in numbers]
+        return None if None in values else [int(value) for value in values if value is not None]
+
+    def shape(self, value: ir.Value | None) -> tuple[int | None, ...] | None:
+        """The inferred shape of a value."""
+        return None if value is None else self.shapes.known.get(str(value.name))
+
+    # Writing -------------------------------------------------------------------------------------------------------
+
+    def fresh(self, size: int) -> Ids:
+        """New ids for an axis. A single position can't be removed: its axis would be empty."""
+        return fixed(1) if size == 1 else self.positions(size)
+
+    def positions(self, size: int) -> Ids:
+        """New ids for positions of their own, also where there is but one (one channel of padding)."""
+        ids = np.arange(self.count, self.count + size, dtype=np.int64)
+        self.count += size
+        return ids
+
+    def put(self, node: ir.Node, axes: Sequence[Axis], *, output: int = 0, weight: bool = False,
+            numbers: tuple[Number, ...] | None = None) -> None:
+        """Say what an output of `node` is. An axis left with one position is fixed."""
+        if output >= len(node.outputs):
+            return
+        settled: list[Axis] = []
+        for axis in axes:
+            if axis is not None and len(axis) == 1 and axis[0] != FIXED:
+                self.block(axis, node, "an axis of one channel can't lose it")
+            settled.append(axis)
+        self.values[str(node.outputs[output].name)] = Tracked(tuple(settled), weight, numbers)
+
+    def tie(self, first: Axis, second: Axis, node: ir.Node) -> None:
+        """Positions at the same place live and die together."""
+        if first is None or second is None or first is second:
+            self.block(second if first is None else first, node, "meets an axis of unknown size") if first is not second else None
+            return
+        if len(first) != len(second):
+            self.block(first, node, f"meets an axis of {len(second)} positions")
+            self.block(second, node, f"meets an axis of {len(first)} positions")
+            return
+        loose = (first == FIXED) != (second == FIXED)
+        if loose.any():
+            self.block(np.maximum(first, second)[loose], node, "is combined with positions that can't be removed")
+        linked = (first != FIXED) & (second != FIXED) & (first != second)
+        if linked.any():
+            self.ties.append((first[linked], second[linked]))
+
+    def block(self, axis: Axis, node: ir.Node | None, reason: str) -> None:
+        """These positions must stay."""
+        if axis is None:
+            return
+        ids = axis[axis != FIXED]
+        if ids.size:
+            self.barriers.append(Barrier(node, reason, ids))
+
+    def block_all(self, axes: Iterable[Axis] | None, node: ir.Node | None, reason: str) -> None:
+        """Every position of every axis must stay."""
+        for axis in axes or ():
+            self.block(axis, node, reason)
+
+    def follow(self, number: Number | None, axis: Axis, node: ir.Node) -> None:
+        """A shape constant's number says the size of `axis`: it must follow it, or the axis must stay."""
+        if axis is None or not (axis != FIXED).any():
+            if number is not None:
+                self.block(number.axis, node, RELIED_ON)
+        elif number is not None and number.origin is not None:
+            self.followers.append(Follower(*number.origin, axis))
+        elif number is None or number.axis is None:
+            self.block(axis, node, "its size is computed in the graph in a way that can't be followed")
+        else:
+            self.tie(number.axis, axis, node)
+
+    def barrier(self, node: ir.Node, reason: str) -> None:
+        """Nothing that reaches this node goes on: its inputs stay whole, its outputs start anew."""
+        for index in range(len(node.inputs)):
+            tracked = self.tracked(node, index)
+            if tracked is not None:
+                self.block_all(tracked.axes, node, reason)
+                self.block_all((number.axis for number in tracked.numbers or ()), node, RELIED_ON)
+        for index, output in enumerate(node.outputs):
+            sizes = self.shape(output)
+            if sizes is not None:
+                self.put(node, fixed_like(sizes), output=index)
+
+    def multiply(self, node: ir.Node, axes: Sequence[Axis], factor: int = 1) -> None:
+        """Note the MACs of a node: `factor` times the living positions of every axis."""
+        self.work.append((node, tuple(axis for axis in axes if axis is not None), factor))
+
+    def extent(self, value: ir.Value | None, axes: slice | None = None) -> int:
+        """How many elements a value has along `axes` (all but axis 1 by default), with symbolic axes as `shapes` assumes them."""
+        sizes = self.shapes.assumed.get(str(value.name), ()) if value is not None else ()
+        chosen = [*sizes[:1], *sizes[2:]] if axes is None else sizes[axes]
+        return int(np.prod([size or 1 for size in chosen], dtype=np.int64))
+
+    def product(self, rows: Ids, columns: Ids, cells: Ids, node: ir.Node) -> None:
+        """`cells` [len(rows), len(columns)] is the axis that splits into, or merges, `rows` and `columns`."""
+        self.products.append(Product(rows, columns, cells, node))
+
+
+def fixed(size: int) -> Ids:
+    """An axis of positions that can't be removed; takes no memory."""
+    return np.broadcast_to(np.int64(FIXED), (size,))
+
+
+def fixed_like(sizes: Sequence[int | None]) -> tuple[Axis, ...]:
+    """Fixed axes for a whole shape."""
+    return tuple(None if size is None else fixed(size) for size in sizes)
+
+
+def is_fixed(axis: Axis) -> bool:
+    """Does the axis hold nothing that could be removed?"""
+    return axis is None or not axis.any()

@@ -1,0 +1,76 @@
+"""How channel positions flow through each operator: one visible row per operator, (domain, op_type) -> rule.
+
+A rule reads its node's inputs from the `Flow`, ties or blocks their positions, and puts its outputs. An operator without a row
+is a barrier for whatever reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from darwinc.axis_flow import Flow
+from darwinc.axis_rules import elementwise, layout, reduction, reshape, weighted
+
+Rule = Callable[[Flow, ir.Node], None]
+
+ELEMENTWISE = (
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Cos Cosh Div Elu Equal Erf Exp "
+    "Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul "
+    "Neg Not Or PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu "
+    "Where Xor"
+).split()
+POOLING = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool".split()
+REDUCTIONS = (
+    "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
+).split()
+
+STANDARD: dict[str, Rule] = {
+    **dict.fromkeys(ELEMENTWISE, elementwise.elementwise),
+    **dict.fromkeys(POOLING, reduction.pooling),
+    **dict.fromkeys(REDUCTIONS, reduction.reduction),
+    "BatchNormalization": elementwise.per_channel,
+    "Clip": elementwise.first_only,
+    "Concat": layout.concat,
+    "ConstantOfShape": layout.constant_of_shape,
+    "Conv": weighted.convolution,
+    "ConvTranspose": weighted.transposed_convolution,
+    "CumSum": reduction.along_axis,
+    "DepthToSpace": layout.depth_to_space,
+    "Dropout": elementwise.first_only,
+    "Expand": layout.expand,
+    "Flatten": reshape.flatten,
+    "Gather": layout.gather,
+    "Gemm": weighted.gemm,
+    "GroupNormalization": reduction.whole_channels,
+    "Hardmax": reduction.softmax,
+    "InstanceNormalization": elementwise.per_channel,
+    "LRN": reduction.whole_channels,
+    "LayerNormalization": reduction.whole_channels,
+    "LogSoftmax": reduction.softmax,
+    "LpNormalization": reduction.along_axis,
+    "MatMul": weighted.matmul,
+    "Pad": layout.pad,
+    "RMSNormalization": reduction.whole_channels,
+    "Reshape": reshape.reshape,
+    "Resize": layout.resize,
+    "Shape": layout.shape,
+    "Slice": layout.slice_,
+    "Softmax": reduction.softmax,
+    "SpaceToDepth": layout.space_to_depth,
+    "Split": layout.split,
+    "Squeeze": layout.squeeze,
+    "Tile": layout.tile,
+    "TopK": reduction.along_axis,
+    "Transpose": layout.transpose,
+    "Unsqueeze": layout.unsqueeze,
+    "Upsample": layout.resize,
+}
+
+RULES: dict[tuple[str, str], Rule] = {("", op_type): rule for op_type, rule in STANDARD.items()}
+
+KEEPS_NUMBERS = frozenset(
+    "Cast Concat ConstantOfShape Expand Gather Identity Reshape Resize Slice Squeeze Unsqueeze Upsample".split()
+)
+"""Operators whose rules follow sizes that were computed by Shape. Any other that reads one relies on it: the axis must stay."""

@@ -1,0 +1,167 @@
+"""Reshape and Flatten: axes merge and split, and positions are followed through by factor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from darwinc import graph
+from darwinc.axis_flow import FIXED, Axis, Flow, Ids, Number, fixed, fixed_like, is_fixed
+
+UNKNOWN = "the shape of its input is unknown"
+
+
+def flatten(flow: Flow, node: ir.Node) -> None:
+    """Two axes: everything before `axis`, and the rest."""
+    data = flow.tracked(node, 0)
+    if data is None:
+        flow.barrier(node, UNKNOWN)
+        return
+    axis = graph.integer(node, "axis", 1)
+    axis = axis + len(data.axes) if axis < 0 else axis
+    flow.put(node, (_merge(flow, node, data.axes[:axis]), _merge(flow, node, data.axes[axis:])), weight=data.weight)
+
+
+def reshape(flow: Flow, node: ir.Node) -> None:
+    """Blocks of axes with equal products are followed through; stored sizes follow their axes."""
+    data = flow.tracked(node, 0)
+    sizes = flow.shape(node.outputs[0])
+    if data is None or sizes is None:
+        flow.barrier(node, UNKNOWN)
+        return
+    if data.numbers is not None and len(sizes) <= 1:
+        flow.put(node, data.axes if sizes else (), numbers=data.numbers, weight=data.weight)
+        return
+    numbers = flow.numbers(node, 1)
+    blocks = _blocks([None if ids is None else len(ids) for ids in data.axes], sizes)
+    if blocks is None:
+        flow.barrier(node, "rearranges axes of unknown size")
+        return
+    result: list[Axis] = []
+    for old, new in blocks:
+        result.extend(_through(flow, node, data.axes[old], sizes[new]))
+    _follow(flow, node, data.axes, result, numbers)
+    flow.put(node, result, weight=data.weight)
+
+
+def _blocks(old: Sequence[int | None], new: Sequence[int | None]) -> list[tuple[slice, slice]] | None:
+    """Cut both shapes into shortest runs of equal product, left to right. An unknown size equals only an unknown size."""
+    if not old or not new:
+        return [(slice(0, len(old)), slice(0, len(new)))]
+    blocks: list[tuple[slice, slice]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        start_i, start_j = i, j
+        left, right = _Run(), _Run()
+        while True:
+            if i > start_i and j > start_j and left == right:
+                break
+            if (left <= right and i < len(old)) or j >= len(new):
+                if i >= len(old):
+                    return None
+                left = left.times(old[i])
+                i += 1
+            else:
+                right = right.times(new[j])
+                j += 1
+            if i >= len(old) and j >= len(new) and left != right:
+                return None
+        blocks.append((slice(start_i, i), slice(start_j, j)))
+        if i >= len(old) and all(size == 1 for size in new[j:]):
+            blocks.extend((slice(i, i), slice(k, k + 1)) for k in range(j, len(new)))
+            j = len(new)
+        if j >= len(new) and all(size == 1 for size in old[i:]):
+            blocks.append((slice(i, len(old)), slice(j, j)))
+            i = len(old)
+    return blocks
+
+
+class _Run:
+    """A product of sizes, in which an unknown size is a prime of its own."""
+
+    def __init__(self, known: int = 1, unknown: int = 0) -> None:
+        self.known, self.unknown = known, unknown
+
+    def times(self, size: int | None) -> _Run:
+        return _Run(self.known, self.unknown + 1) if size is None else _Run(self.known * size, self.unknown)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Run) and (self.known, self.unknown) == (other.known, other.unknown)
+
+    def __le__(self, other: _Run) -> bool:
+        return (self.unknown, self.known) <= (other.unknown, other.known)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _through(flow: Flow, node: ir.Node, old: Sequence[Axis], new: Sequence[int | None]) -> list[Axis]:
+    if len(old) == 1 and len(new) == 1:
+        return [old[0]]
+    merged = _merge(flow, node, old)
+    sizes = [size for size in new if size is not None]
+    if merged is None or len(sizes) < len(new):
+        flow.block(merged, node, "is merged with an axis of unknown size")
+        return list(fixed_like(new))
+    return _split(flow, node, merged, sizes)
+
+
+def _merge(flow: Flow, node: ir.Node, axes: Sequence[Axis]) -> Axis:
+    """One axis out of several, the first varying slowest; unknown where any of them is."""
+    if any(ids is None for ids in axes):
+        if len(axes) > 1:
+            flow.block_all(axes, node, "is merged with an axis of unknown size")
+        return None
+    merged = fixed(1)
+    for ids in axes:
+        if ids is not None:
+            merged = _pair(flow, node, merged, ids)
+    return merged
+
+
+def _pair(flow: Flow, node: ir.Node, slow: Ids, fast: Ids) -> Ids:
+    if len(slow) == 1 and slow[0] == FIXED:
+        return fast
+    if len(fast) == 1 and fast[0] == FIXED:
+        return slow
+    if is_fixed(slow) and is_fixed(fast):
+        return fixed(len(slow) * len(fast))
+    if is_fixed(fast):
+        return np.repeat(slow, len(fast))
+    if is_fixed(slow):
+        return np.tile(fast, len(slow))
+    cells = flow.fresh(len(slow) * len(fast))
+    flow.product(slow, fast, cells.reshape(len(slow), len(fast)), node)
+    return cells
+
+
+def _split(flow: Flow, node: ir.Node, merged: Ids, sizes: Sequence[int]) -> list[Axis]:
+    """Several axes out of one. Where positions differ along two of them, the axis is their product."""
+    if len(sizes) <= 1:
+        return [merged] if sizes else []
+    if is_fixed(merged):
+        return [fixed(size) for size in sizes]
+    cells = merged.reshape(sizes[0], -1)
+    if sizes[0] == 1:
+        return [fixed(1), *_split(flow, node, merged, sizes[1:])]
+    if cells.shape[1] == 1:
+        return [merged, *(fixed(1) for _ in sizes[1:])]
+    if (cells == cells[:, :1]).all():
+        return [np.ascontiguousarray(cells[:, 0]), *(fixed(size) for size in sizes[1:])]
+    if (cells == cells[:1]).all():
+        return [fixed(sizes[0]), *_split(flow, node, cells[0], sizes[1:])]
+    rows, columns = flow.fresh(sizes[0]), flow.fresh(cells.shape[1])
+    flow.product(rows, columns, cells, node)
+    return [rows, *_split(flow, node, columns, sizes[1:])]
+
+
+def _follow(flow: Flow, node: ir.Node, old: Sequence[Axis], new: Sequence[Axis], numbers: tuple[Number, ...] | None) -> None:
+    """Every stored size of an axis that may shrink must follow it; 0 and -1 follow by themselves."""
+    for place, ids in enumerate(new):
+        number = numbers[place] if numbers is not None and place < len(numbers) else None
+        if number is not None and number.value == -1:
+            continue
+        if number is not None and number.value == 0 and place < len(old) and old[place] is ids:
+            continue
+        flow.follow(number, ids, node)

@@ -1,0 +1,309 @@
+"""Which channels live and die together: the coupling analysis of a whole graph, in time linear in its size.
+
+The axis rules record how positions flow (`axis_flow`); here ties become components, components that share a signature (the same
+axes of the same values) become interchangeable *units* of one `ChannelGroup`, and what is blocked becomes a barrier.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from darwinc import graph
+from darwinc.axis_flow import FIXED, RELIED_ON, Axis, Barrier, Flow, Ids, Product, Tracked, fixed_like, is_fixed
+from darwinc.axis_rules import KEEPS_NUMBERS, RULES
+from darwinc.shapes import infer
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One axis of a stored constant that a group's units occupy, with `multiplicity` positions per unit."""
+
+    tensor: str
+    axis: int
+    multiplicity: int
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Interchangeable units: each can be removed alone, and all of them sit on the same axes of the same tensors.
+
+    `units` [U] are component numbers, ascending by the place of their first position.
+    """
+
+    id: str
+    units: npt.NDArray[np.int64]
+    members: tuple[Member, ...]
+    depthwise: bool
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """The outcome of the analysis.
+
+    `component[id]` is the component of a position id; component 0 can't be removed.
+    """
+
+    flow: Flow
+    nodes: tuple[ir.Node, ...]
+    component: npt.NDArray[np.int64]
+    groups: tuple[ChannelGroup, ...]
+    count: int
+
+    def living(self, axis: Ids, dead: Mask) -> Mask:
+        """Which positions of an axis [n] live, when the components in `dead` [count] don't."""
+        return ~dead[self.component[axis]]
+
+    def extent(self, axis: Ids, dead: Mask) -> int:
+        """How many positions of an axis live."""
+        return int(np.count_nonzero(self.living(axis, dead)))
+
+    def nobody(self) -> Mask:
+        """A mask in which every component lives."""
+        return np.zeros(self.count, np.bool_)
+
+
+def analyse(model: ir.Model) -> Channels:
+    """Find the channel groups and barriers of a model.
+
+    The model is only read. Time and memory grow with the sum of the sizes of all axes, not with the size of the weights.
+    """
+    flow = Flow(infer(model), graph.opset(model))
+    for value in model.graph.inputs:
+        sizes = flow.shape(value)
+        if sizes is not None and not value.is_initializer():
+            flow.values[str(value.name)] = Tracked(fixed_like(sizes))
+    for node in model.graph:
+        _visit(flow, node)
+    for value in model.graph.outputs:
+        tracked = flow.values.get(str(value.name))
+        flow.block_all(tracked.axes if tracked else (), value.producer(), "reaches a graph output")
+    _tie_shared_weights(flow)
+    _agree(flow)
+    return _conclude(flow, tuple(model.graph))
+
+
+def _visit(flow: Flow, node: ir.Node) -> None:
+    if graph.is_standard(node) and (node.op_type == "Constant" or graph.constant_source(node.outputs[0]) is not None):
+        return
+    rule = RULES.get(("" if graph.is_standard(node) else node.domain, node.op_type))
+    bodies = graph.subgraphs(node)
+    for body in bodies:
+        _block_captured(flow, node, body)
+    if rule is None or bodies:
+        flow.barrier(node, f"no axis rule for {node.op_type}" if not bodies else "carries a subgraph")
+        return
+    rule(flow, node)
+    if node.op_type not in KEEPS_NUMBERS:
+        for index in range(len(node.inputs)):
+            flow.block_all((number.axis for number in flow.numbers(node, index) or ()), node, RELIED_ON)
+    for output in node.outputs:
+        _check_against_inference(flow, node, output)
+
+
+def _check_against_inference(flow: Flow, node: ir.Node, output: ir.Value) -> None:
+    """A rule that disagrees with shape inference is not to be trusted: everything there stays whole."""
+    sizes, tracked = flow.shape(output), flow.values.get(str(output.name))
+    if tracked is None or sizes is None:
+        return
+    fits = len(sizes) == len(tracked.axes) and all(
+        size is None or ids is None or size == len(ids) for size, ids in zip(sizes, tracked.axes, strict=True)
+    )
+    if not fits:
+        flow.block_all(tracked.axes, node, "its shape isn't what the axis rule expects")
+        flow.barrier(node, "its shape isn't what the axis rule expects")
+
+
+def _block_captured(flow: Flow, node: ir.Node, body: ir.Graph) -> None:
+    for inner in ir.traversal.RecursiveGraphIterator(body):
+        for value in inner.inputs:
+            tracked = flow.values.get(str(value.name)) if value is not None else None
+            if tracked is not None:
+                flow.block_all(tracked.axes, node, "is read inside a subgraph")
+
+
+def _tie_shared_weights(flow: Flow) -> None:
+    """A matrix that several layers share stays shared; vectors are only shared by accident, and may come apart."""
+    uses = defaultdict(list)
+    for use in flow.uses:
+        if sum(len(ids) > 1 for ids in use.axes) > 1:
+            uses[id(graph.constant_source(use.value))].append(use)
+    for first, *others in uses.values():
+        for other in others:
+            for one, two in zip(first.axes, other.axes, strict=True):
+                flow.tie(one, two, other.node)
+
+
+def _agree(flow: Flow) -> None:
+    """Two axes that one stored integer describes must shrink alike."""
+    seen: dict[tuple[ir.Node, int | str, int | None], Ids] = {}
+    for follower in flow.followers:
+        key = (follower.node, follower.place, follower.element)
+        if key in seen and seen[key] is not follower.ids:
+            flow.tie(seen[key], follower.ids, follower.node)
+        seen.setdefault(key, follower.ids)
+
+
+def _conclude(flow: Flow, nodes: tuple[ir.Node, ...]) -> Channels:
+    pending = list(flow.products)
+    while pending:
+        component, blocked = _components(flow)
+        rest = [product for product in pending if not _resolve(flow, product, component, blocked)]
+        if len(rest) == len(pending):
+            for product in rest:
+                _choose(flow, product, component)
+            break
+        pending = rest
+    component, blocked = _components(flow)
+    numbering = np.cumsum(~blocked) * ~blocked
+    component = numbering[component]
+    count = int(numbering.max(initial=0)) + 1
+    return Channels(flow, nodes, component, tuple(_groups(flow, component, count)), count)
+
+
+def _components(flow: Flow) -> tuple[npt.NDArray[np.int64], Mask]:
+    """The component of every id, and which components must stay: those with a blocked position, and those that no computed value
+    has (the kernel axes of a weight, the parameters of an operator whose rule leaves them alone)."""
+    if flow.ties:
+        first, second = (np.concatenate(side) for side in zip(*flow.ties, strict=True))
+        flow.ties[:] = [(first, second)]
+    else:
+        first = second = np.zeros(0, np.int64)
+    links = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(flow.count, flow.count))
+    number, labels = connected_components(links, directed=False)
+    component = labels.astype(np.int64)
+    computed = np.zeros(number, np.bool_)
+    for tracked in flow.values.values():
+        for axis in tracked.axes:
+            if axis is not None:
+                computed[component[axis]] = True
+    for product in flow.products:
+        for ids in (product.rows, product.columns, product.cells):
+            computed[component[ids]] = True
+    blocked = ~computed
+    blocked[component[FIXED]] = True
+    for barrier in flow.barriers:
+        blocked[component[barrier.ids]] = True
+    return component, blocked
+
+
+def _resolve(flow: Flow, product: Product, component: npt.NDArray[np.int64], blocked: Mask) -> bool:
+    """Where one factor can't lose anything, or the cells don't differ along it, the cells follow the other factor alone."""
+    cells = component[product.cells]
+    if _cannot_lose(blocked, component[product.columns], cells.T):
+        _follow_factor(flow, product.rows, product.columns, product.cells, product.node)
+    elif _cannot_lose(blocked, component[product.rows], cells):
+        _follow_factor(flow, product.columns, product.rows, product.cells.T, product.node)
+    else:
+        return False
+    return True
+
+
+def _cannot_lose(blocked: Mask, factor: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> bool:
+    """`cells` [len(factor), other]: is every position of the factor held, by itself, by a cell of it, or by being like its neighbours?"""
+    return bool(blocked[factor].all() or blocked[cells].any(axis=1).all() or (cells == cells[:1]).all())
+
+
+def _follow_factor(flow: Flow, factor: Ids, other: Ids, cells: Ids, node: ir.Node) -> None:
+    """`cells` [len(factor), len(other)] die with `factor` alone; `other` stays whole."""
+    flow.tie(np.repeat(factor, cells.shape[1]), np.ascontiguousarray(cells).ravel(), node)
+    flow.block(other, node, "splits into or merges with an axis that loses channels")
+
+
+def _choose(flow: Flow, product: Product, component: npt.NDArray[np.int64]) -> None:
+    """Both factors could lose positions: the one with more of them may, the other stays."""
+    rows, columns = (len(np.unique(component[ids])) for ids in (product.rows, product.columns))
+    if rows > columns:
+        _follow_factor(flow, product.rows, product.columns, product.cells, product.node)
+    else:
+        _follow_factor(flow, product.columns, product.rows, product.cells.T, product.node)
+
+
+def _groups(flow: Flow, component: npt.NDArray[np.int64], count: int) -> Iterator[ChannelGroup]:
+    """Units with the same signature, a random hash of every axis of every value and constant that they sit on."""
+    signature = _signatures(flow, component, count)
+    first_id = np.full(count, flow.count, np.int64)
+    np.minimum.at(first_id, component, np.arange(flow.count))
+    members = _members(flow, component, signature)
+    _, inverse = np.unique(signature, return_inverse=True)
+    order = np.lexsort((first_id, inverse))
+    order = order[(order != 0) & (signature[order] != 0)]
+    clusters = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1) if len(order) else []
+    clusters.sort(key=lambda units: int(first_id[units[0]]))
+    depthwise = _depthwise(flow, component, count)
+    number = 0
+    for units in clusters:
+        held = members.get(int(signature[units[0]]), ())
+        if held and len(units) > 1:
+            yield ChannelGroup(f"g{number}", units, tuple(held), bool(depthwise[units[0]]))
+            number += 1
+
+
+def _axes(flow: Flow) -> Iterator[Axis]:
+    for tracked in flow.values.values():
+        yield from tracked.axes
+    for use in flow.uses:
+        yield from use.axes
+
+
+def _signatures(flow: Flow, component: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.uint64]:
+    random = np.random.default_rng(0)
+    signature = np.zeros(count, np.uint64)
+    hashes: dict[int, np.uint64] = {}
+    for axis in _axes(flow):
+        if axis is not None and not is_fixed(axis):
+            key = hashes.setdefault(id(axis), np.uint64(random.integers(1, 2**63)))
+            np.add.at(signature, component[axis], key)
+    signature[0] = 0
+    return signature
+
+
+def _members(flow: Flow, component: npt.NDArray[np.int64], signature: npt.NDArray[np.uint64]) -> dict[int, list[Member]]:
+    members: dict[int, list[Member]] = defaultdict(list)
+    seen: set[tuple[str, int, int]] = set()
+    for use in flow.uses:
+        source = graph.constant_source(use.value)
+        name = str(source.name if source is not None else use.value.name)
+        for axis, ids in enumerate(use.axes):
+            if is_fixed(ids):
+                continue
+            units, counts = np.unique(component[ids], return_counts=True)
+            keys, first = np.unique(signature[units], return_index=True)
+            for key, place in zip(keys, first, strict=True):
+                if key and (name, axis, int(key)) not in seen:
+                    seen.add((name, axis, int(key)))
+                    members[int(key)].append(Member(name, axis, int(counts[place])))
+    return members
+
+
+def _depthwise(flow: Flow, component: npt.NDArray[np.int64], count: int) -> Mask:
+    found = np.zeros(count, np.bool_)
+    for follower in flow.followers:
+        if follower.place == "group":
+            found[component[follower.ids]] = True
+    return found
+
+
+def barriers(channels: Channels) -> list[Barrier]:
+    """The barriers that hold at least one position of a stored constant, in graph order, one per node and reason."""
+    flow = channels.flow
+    in_constants = np.zeros(flow.count, np.bool_)
+    for use in flow.uses:
+        for ids in use.axes:
+            in_constants[ids] = True
+    found: dict[tuple[ir.Node | None, str], Barrier] = {}
+    for barrier in flow.barriers:
+        found.setdefault((barrier.node, barrier.reason), barrier)
+    return list(found.values())

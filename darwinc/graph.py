@@ -1,0 +1,278 @@
+"""Read, check and write a model, and the questions that everything else asks of an `onnx_ir` model."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError, EncodeError
+
+from darwinc.errors import InvalidModel, OutputError
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes above which a model can't be one file: protobuf's limit, less what the graph itself may take."""
+
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+
+
+def load_model(path: str | os.PathLike[str]) -> ir.Model:
+    """Read a model, with its external data left memory-mapped on disk.
+
+    Raises:
+        InvalidModel: no such file, not ONNX, truncated, external data outside the model's folder, or refused by ONNX's full check.
+    """
+    path = Path(path)
+    proto = _parse(path)
+    _check_external_data(proto, path)
+    problem = _problem(str(path))
+    if problem is not None and "topologically sorted" in problem:
+        proto = _sorted(proto, path)
+        problem = _problem(proto)
+    if problem is not None:
+        raise InvalidModel(f"{path} is not valid ONNX: {problem}")
+    model = ir.from_proto(proto)
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return model
+
+
+def _problem(model: str | onnx.ModelProto) -> str | None:
+    """What ONNX's full check has against a model (a path, so that models over 2 GB can be checked, or a proto)."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        return first_sentence(error)
+    return None
+
+
+def _sorted(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """ONNX Runtime takes nodes in any order, the standard doesn't."""
+    try:
+        model = ir.from_proto(proto)
+        model.graph.sort()
+    except (ValueError, ir.serde.SerdeError) as error:
+        raise InvalidModel(f"{path} is not valid ONNX: {first_sentence(error.__cause__ or error)}") from error
+    return ir.to_proto(model)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise InvalidModel(f"{path} is not a file; give the path of an ONNX model.")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise InvalidModel(f"{path} is not an ONNX file, or is truncated: its bytes can't be parsed as a model.") from error
+    except OSError as error:
+        raise InvalidModel(f"{path} can't be read: {error.strerror}.") from error
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise InvalidModel(f"{path} is not an ONNX model: it holds no graph or names no opset.")
+    return proto
+
+
+def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    folder = path.parent.resolve()
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        pure = PurePosixPath(location)
+        if not location or pure.is_absolute() or ".." in pure.parts or not (folder / pure).resolve().is_relative_to(folder):
+            raise InvalidModel(f"{path} names external data outside its own folder ({location!r} for {tensor.name!r}); it was not read.")
+        if not (folder / pure).is_file():
+            raise InvalidModel(f"{path} needs the external data file {location!r} beside it, and there is none.")
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first line of an error that says something, as the tail of a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".") + "."
+
+
+def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
+    """Write a model whole or not at all: into a temporary folder beside the target, checked there, then renamed.
+
+    Models of over 2 GB get external data in `<name>.data` beside the file.
+
+    Raises:
+        OutputError: the target can't be written.
+        InvalidModel: the result is refused by ONNX's full check.
+    """
+    path = Path(path)
+    check_writable(path)
+    large = stored_bytes(model) > PROTOBUF_LIMIT
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            staged = Path(folder) / path.name
+            ir.save(model, staged, external_data=f"{path.name}.data" if large else None)
+            problem = _problem(str(staged))
+            if problem is not None:
+                raise InvalidModel(f"the rewritten model is not valid ONNX: {problem}")
+            for part in sorted(Path(folder).iterdir(), key=lambda item: item == staged):
+                os.replace(part, path.parent / part.name)
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror or error}.") from error
+    except EncodeError as error:
+        raise OutputError(f"{path} can't be written: {first_sentence(error)}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Refuse, before any work, a target that can't be written.
+
+    Raises:
+        OutputError: no such folder, no permission, or the target is a folder.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file to write.")
+    if not folder.is_dir():
+        raise OutputError(f"{path} can't be written: the folder {folder} doesn't exist.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path} can't be written: no permission to write in {folder}.")
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The model as one serialized file, external data included (under 2 GB only)."""
+    return bytes(ir.to_proto(embedded(model)).SerializeToString())
+
+
+def embedded(model: ir.Model) -> ir.Model:
+    """A copy whose tensors are all in memory, so that it stands alone."""
+    copy = model.clone()
+    ir.external_data.load_to_model(copy)
+    return copy
+
+
+def opset(model: ir.Model) -> int:
+    """The version of the standard operator set that the model imports."""
+    return model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))
+
+
+def is_standard(node: ir.Node) -> bool:
+    """Is this node's operator from the ONNX standard?"""
+    return node.domain in STANDARD_DOMAINS
+
+
+def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
+    """The top-level nodes, in topological order."""
+    yield from model.graph
+
+
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """The bodies that a control-flow node carries."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
+
+
+def integer(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def integers(node: ir.Node, name: str) -> list[int] | None:
+    """A list of integers, or None where the attribute is absent."""
+    attribute = node.attributes.get(name)
+    return None if attribute is None else list(attribute.as_ints())
+
+
+def text(node: ir.Node, name: str, default: str) -> str:
+    """A string attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_string()
+
+
+def label(node: ir.Node) -> str:
+    """What messages and reports call a node: its name, or its first output where it has none."""
+    return node.name or next((str(output.name) for output in node.outputs if output.name), node.op_type)
+
+
+def constant_source(value: ir.Value | None) -> ir.Value | None:
+    """The initializer or Constant output behind a value, seen through Identity; None for computed values."""
+    while value is not None:
+        node = value.producer()
+        if node is None:
+            return value if value.is_initializer() else None
+        if not is_standard(node):
+            return None
+        if node.op_type == "Constant":
+            return value
+        if node.op_type != "Identity":
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind a constant value: an initializer, a Constant node's output, or an Identity of one."""
+    source = constant_source(value)
+    if source is None:
+        return None
+    node = source.producer()
+    return source.const_value if node is None else _constant_node_tensor(node)
+
+
+def _constant_node_tensor(node: ir.Node) -> ir.TensorProtocol | None:
+    for name, attribute in node.attributes.items():
+        if name == "value":
+            return attribute.as_tensor()
+        if name in ("value_int", "value_ints"):
+            return ir.tensor(np.asarray(attribute.value, np.int64))
+        if name in ("value_float", "value_floats"):
+            return ir.tensor(np.asarray(attribute.value, np.float32))
+    return None
+
+
+def constants(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """Every constant that the file itself stores, by name: initializers and Constant nodes, not their Identity copies."""
+    found: dict[str, ir.TensorProtocol] = {}
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            found[name] = value.const_value
+    for node in model.graph:
+        if node.op_type == "Constant" and is_standard(node) and node.outputs[0].name:
+            tensor = _constant_node_tensor(node)
+            if tensor is not None:
+                found[node.outputs[0].name] = tensor
+    return found
+
+
+def set_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Replace the tensor of an initializer or of a Constant node's output."""
+    node = value.producer()
+    if node is None:
+        value.const_value = tensor
+    else:
+        for name in ("value_int", "value_ints", "value_float", "value_floats"):
+            node.attributes.pop(name, None)
+        node.attributes["value"] = ir.AttrTensor("value", tensor)
+    if value.type is not None:
+        value.shape = ir.Shape(tensor.shape)
+
+
+def release_initializer_inputs(model: ir.Model) -> list[str]:
+    """Take initializers out of the graph inputs, so that ONNX Runtime may fold them; returns their names.
+
+    Before IR version 4 every initializer had to be an input as well; the version is raised where needed.
+    """
+    names = [str(value.name) for value in model.graph.inputs if value.name in model.graph.initializers]
+    if names:
+        kept = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+        model.graph.inputs.clear()
+        model.graph.inputs.extend(kept)
+        model.ir_version = max(model.ir_version or 4, 4)
+    return names
+
+
+def stored_bytes(model: ir.Model) -> int:
+    """Bytes of all constants that the file stores."""
+    return sum(tensor.nbytes for tensor in constants(model).values())

@@ -1,0 +1,265 @@
+"""Take dead channels out of the graph: out of every coupled constant, and out of every integer that counts them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from darwinc import graph
+from darwinc.axis_flow import ConstantUse, Follower, is_fixed
+from darwinc.channels import Channels, Mask
+
+Array = npt.NDArray[Any]
+Kept = dict[str, dict[str, list[int]]]
+
+
+ZEROABLE: dict[str, frozenset[int]] = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization"), frozenset({1, 2})),
+    **dict.fromkeys(("MatMul", "Add", "Sub", "Mul"), frozenset({0, 1})),
+    **dict.fromkeys(("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Slice", "Split", "Neg"), frozenset({0})),
+    "Gemm": frozenset({0, 1, 2}),
+    "PRelu": frozenset({1}),
+    "Concat": frozenset(range(1024)),
+}
+"""The inputs whose removed positions the reference model sets to zero. Divisors, variances, bounds and the like keep their values:
+what they make of a dead channel is read through a zero weight."""
+
+
+@dataclass
+class Excision:
+    """What was cut, in the words of the report: `kept[constant][axis]` are the indices that live; `copies[copy]` is its original."""
+
+    kept: Kept = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
+
+
+def excise(model: ir.Model, channels: Channels, dead: Mask, *, zero: bool = False) -> tuple[ir.Model, Excision]:
+    """A copy of `model` without the components in `dead` [channels.count]; everything else stays bit for bit.
+
+    With `zero` the dead positions are set to zero instead and every shape stays: the original that the rewrite is compared with.
+    """
+    copy = model.clone()
+    surgeon = _Surgeon(copy, channels, dead, Excision())
+    surgeon.cut_constants(zero=zero)
+    if not zero:
+        surgeon.cut_integers()
+        surgeon.cut_recorded_shapes()
+    return copy, surgeon.excision
+
+
+@dataclass
+class _Surgeon:
+    model: ir.Model
+    channels: Channels
+    dead: Mask
+    excision: Excision
+
+    def __post_init__(self) -> None:
+        self.node = dict(zip(self.channels.nodes, self.model.graph, strict=True))
+
+    # Constants -----------------------------------------------------------------------------------------------------
+
+    def cut_constants(self, *, zero: bool) -> None:
+        """Cut each constant as its readers need it; readers that need it otherwise get a copy `<name>__<k>`."""
+        by_source: dict[ir.Value, list[ConstantUse]] = defaultdict(list)
+        for use in self.channels.flow.uses:
+            node = self.node[use.node]
+            source = graph.constant_source(node.inputs[use.index])
+            if source is not None and (not zero or use.index in ZEROABLE.get(node.op_type, ())):
+                by_source[source].append(use)
+        for source, uses in by_source.items():
+            self._cut_source(source, uses, zero=zero)
+
+    def _living(self, use: ConstantUse) -> dict[int, list[int]]:
+        """The indices kept along each axis that loses any."""
+        cuts: dict[int, list[int]] = {}
+        for axis, ids in enumerate(use.axes):
+            if is_fixed(ids):
+                continue
+            living = self.channels.living(ids, self.dead)
+            if not living.all():
+                cuts[axis] = np.flatnonzero(living).tolist()
+        return cuts
+
+    def _cut_source(self, source: ir.Value, uses: list[ConstantUse], *, zero: bool) -> None:
+        demands: list[tuple[dict[int, list[int]], list[ConstantUse]]] = []
+        for use in uses:
+            cuts = self._living(use)
+            match = next((entry for entry in demands if entry[0] == cuts), None)
+            if match is None:
+                demands.append((cuts, [use]))
+            else:
+                match[1].append(use)
+        if not any(cuts for cuts, _ in demands):
+            return
+        tensor = graph.constant_tensor(source)
+        if tensor is None:
+            return
+        alone = len(demands) == 1 and self._read_only_by(source, uses)
+        for cuts, readers in demands:
+            if not cuts:
+                continue
+            array = _zeroed(tensor, cuts) if zero else _taken(tensor, cuts)
+            if alone:
+                graph.set_constant(source, ir.tensor(array, name=tensor.name))
+                self._note(source, readers, cuts)
+            else:
+                self._give_copy(readers, array, cuts)
+
+    def _read_only_by(self, source: ir.Value, uses: list[ConstantUse]) -> bool:
+        """Is every reader of the constant (through Identity too) one that the analysis knows?"""
+        known = {(self.node[use.node], use.index) for use in uses}
+        waiting = [source]
+        while waiting:
+            value = waiting.pop()
+            if value.is_graph_output():
+                return False
+            for reader, index in value.uses():
+                if reader.op_type == "Identity" and graph.is_standard(reader):
+                    waiting.append(reader.outputs[0])
+                elif (reader, index) not in known:
+                    return False
+        return True
+
+    def _note(self, source: ir.Value, readers: list[ConstantUse], cuts: dict[int, list[int]]) -> None:
+        names = {str(source.name)} | {str(use.value.name) for use in readers}
+        names |= {str(value.name) for use in readers for value in _aliases(self.node[use.node].inputs[use.index])}
+        for name in names:
+            self.excision.kept[name] = {str(axis): indices for axis, indices in sorted(cuts.items())}
+        for alias in (value for use in readers for value in _aliases(self.node[use.node].inputs[use.index])):
+            if alias.type is not None:
+                alias.shape = ir.Shape([len(cuts.get(axis, range(size))) for axis, size in enumerate(alias.shape or ()) if isinstance(size, int)])
+
+    def _give_copy(self, readers: list[ConstantUse], array: Array, cuts: dict[int, list[int]]) -> None:
+        read = str(readers[0].value.name)
+        value = self._copy(read, array)
+        for use in readers:
+            self.node[use.node].replace_input_with(use.index, value)
+        self.excision.copies[str(value.name)] = read
+        self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in sorted(cuts.items())}
+
+    def _copy(self, read: str, array: Array) -> ir.Value:
+        """A new initializer `<read>__<k>`."""
+        initializers = self.model.graph.initializers
+        name = next(name for number in itertools.count(1) if (name := f"{read}__{number}") not in initializers)
+        return self._initializer(name, array)
+
+    def _initializer(self, name: str, array: Array) -> ir.Value:
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.model.graph.initializers.add(value)
+        return value
+
+    # Integers ------------------------------------------------------------------------------------------------------
+
+    def cut_integers(self) -> None:
+        """Shape constants and attributes that count positions."""
+        stored: dict[tuple[ir.Node, int], list[Follower]] = defaultdict(list)
+        for follower in self.channels.flow.followers:
+            node = self.node[follower.node]
+            if isinstance(follower.place, int):
+                stored[node, follower.place].append(follower)
+            else:
+                self._set_attribute(node, follower.place, follower.element, self._extent(follower))
+        self._set_splits()
+        by_source: dict[ir.Value, list[tuple[ir.Node, int, Array]]] = defaultdict(list)
+        for (node, index), followers in stored.items():
+            source, tensor = graph.constant_source(node.inputs[index]), graph.constant_tensor(node.inputs[index])
+            if source is None or tensor is None:
+                continue
+            array = tensor.numpy().copy()
+            flat = array.reshape(-1)
+            for follower in followers:
+                flat[int(follower.element or 0)] = self._extent(follower)
+            if not np.array_equal(array, tensor.numpy()):
+                by_source[source].append((node, index, array))
+        for source, changes in by_source.items():
+            self._set_integers(source, changes)
+
+    def _extent(self, follower: Follower) -> int:
+        return self.channels.extent(follower.ids, self.dead)
+
+    def _set_attribute(self, node: ir.Node, name: str, element: int | None, number: int) -> None:
+        if element is None:
+            node.attributes[name] = ir.AttrInt64(name, number)
+            return
+        if name == "split":
+            return
+        numbers = graph.integers(node, name) or []
+        numbers[element] = number
+        node.attributes[name] = ir.AttrInt64s(name, numbers)
+
+    def _set_splits(self) -> None:
+        """Sizes of a Split that had none stored, or had them in an attribute (before opset 13)."""
+        sizes: dict[ir.Node, dict[int, int]] = defaultdict(dict)
+        for follower in self.channels.flow.followers:
+            if follower.place == "split":
+                sizes[self.node[follower.node]][int(follower.element or 0)] = self._extent(follower)
+        for node, pieces in sizes.items():
+            numbers = [pieces[index] for index in sorted(pieces)]
+            if "split" not in node.attributes and len(set(numbers)) == 1:
+                continue
+            if self.channels.flow.opset < 13:
+                node.attributes["split"] = ir.AttrInt64s("split", numbers)
+                continue
+            node.attributes.pop("num_outputs", None)
+            node.resize_inputs(2)
+            node.replace_input_with(1, self._initializer(f"darwinc/{graph.label(node)}/split", np.asarray(numbers, np.int64)))
+
+    def _set_integers(self, source: ir.Value, changes: list[tuple[ir.Node, int, Array]]) -> None:
+        readers = {(reader, index) for reader, index in source.uses()}
+        alike = all(np.array_equal(array, changes[0][2]) for _, _, array in changes)
+        if alike and readers == {(node, index) for node, index, _ in changes} and not source.is_graph_output():
+            graph.set_constant(source, ir.tensor(changes[0][2], name=str(source.name)))
+            return
+        made: dict[bytes, ir.Value] = {}
+        for node, index, array in changes:
+            if array.tobytes() not in made:
+                made[array.tobytes()] = self._copy(str(source.name), array)
+            node.replace_input_with(index, made[array.tobytes()])
+
+    # Recorded shapes -----------------------------------------------------------------------------------------------
+
+    def cut_recorded_shapes(self) -> None:
+        """A value's recorded shape changes together with its tensor."""
+        for node in self.model.graph:
+            for value in node.outputs:
+                tracked = self.channels.flow.values.get(str(value.name))
+                if tracked is None or value.shape is None or len(value.shape) != len(tracked.axes):
+                    continue
+                sizes = [
+                    size if ids is None or is_fixed(ids) or not isinstance(size, int) else self.channels.extent(ids, self.dead)
+                    for size, ids in zip(value.shape, tracked.axes, strict=True)
+                ]
+                value.shape = ir.Shape(sizes)
+
+
+def _aliases(value: ir.Value | None) -> list[ir.Value]:
+    """The Identity outputs between a reader and its constant."""
+    found = []
+    while value is not None and (node := value.producer()) is not None and node.op_type == "Identity":
+        found.append(value)
+        value = node.inputs[0]
+    return found
+
+
+def _taken(tensor: ir.TensorProtocol, cuts: dict[int, list[int]]) -> Array:
+    array = tensor.numpy()
+    for axis, indices in cuts.items():
+        array = np.take(array, indices, axis=axis)
+    return np.ascontiguousarray(array)
+
+
+def _zeroed(tensor: ir.TensorProtocol, cuts: dict[int, list[int]]) -> Array:
+    array = tensor.numpy().copy()
+    for axis, indices in cuts.items():
+        gone = np.ones(array.shape[axis], np.bool_)
+        gone[indices] = False
+        array[(slice(None),) * axis + (gone,)] = 0
+    return array
