@@ -97,8 +97,8 @@ class CostModel:
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
-        self.constant_terms = _Terms(channels, _stored_axes(channels))
-        self.work_terms = _Terms(channels, [(axes, factor) for _, axes, factor in channels.flow.work])
+        self.constant_terms = Terms(channels, _stored_axes(channels))
+        self.work_terms = Terms(channels, [(axes, factor) for _, axes, factor in channels.flow.work])
 
     def parameters(self, dead: Mask) -> int:
         """Elements of the constants that lose channels; other constants don't change."""
@@ -108,7 +108,7 @@ class CostModel:
         """MACs of all convolutions and matrix products."""
         return self.work_terms.total(dead)
 
-    def terms(self, kind: str) -> _Terms:
+    def terms(self, kind: str) -> Terms:
         """The terms behind a kind of target: "macs", or parameters for everything else."""
         return self.work_terms if kind == "macs" else self.constant_terms
 
@@ -123,7 +123,7 @@ def _stored_axes(channels: Channels) -> Iterable[tuple[tuple[Ids, ...], int]]:
         yield use.axes, 1
 
 
-class _Terms:
+class Terms:
     """Products of axis extents, kept up to date as units die.
 
     Each axis is reduced to how many of its positions belong to each group, so that a death is a subtraction.

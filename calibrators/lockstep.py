@@ -1,0 +1,100 @@
+"""Original and compressed network side by side, one node at a time over all samples.
+
+Each node is run for every batch before the next node starts, so a weight can be refitted on the already compressed prefix and the
+rest of the network sees the refitted values: one forward pass of each network in all. Memory holds what is alive between two nodes,
+for all samples; `samples_within` says how many samples fit a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from darwinc.channels import Channels, Mask
+from darwinc.torch_graph import TorchGraph
+from darwinc.torch_rules import Step
+
+Feed = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass
+class Lockstep:
+    """The two networks' values at the frontier, batch by batch.
+
+    Attributes:
+        original, compressed: twins of the model and of its rewrite; the compressed one's weights may be changed between steps.
+        before, after: environments, one per batch.
+    """
+
+    original: TorchGraph
+    compressed: TorchGraph
+    channels: Channels
+    dead: Mask
+    before: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    after: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    _living: dict[str, list[tuple[int, torch.Tensor]]] = field(default_factory=dict)
+
+    def enter(self, batches: Sequence[Feed]) -> None:
+        """Load the samples."""
+        self.before = [self.original.enter(feed) for feed in batches]
+        self.after = [self.compressed.enter(feed) for feed in batches]
+
+    def steps(self) -> list[tuple[Step, Step]]:
+        """The steps of both networks, paired by what they make."""
+        pairs = {step.outputs[0]: step for step in self.compressed.steps}
+        return [(step, pairs[step.outputs[0]]) for step in self.original.steps if step.outputs[0] in pairs]
+
+    def run_original(self, step: Step) -> None:
+        """Evaluate a step of the original for every batch."""
+        for environment in self.before:
+            environment.update(zip(step.outputs, self.original.run(step, environment), strict=False))
+
+    def run_compressed(self, step: Step) -> None:
+        """Evaluate a step of the compressed network for every batch."""
+        for environment in self.after:
+            environment.update(zip(step.outputs, self.compressed.run(step, environment), strict=False))
+
+    def release(self, first: Step, second: Step) -> None:
+        """Forget what nobody reads any more."""
+        for environments, step in ((self.before, first), (self.after, second)):
+            for environment in environments:
+                for name in step.release:
+                    environment.pop(name, None)
+
+    def wanted(self, name: str, batch: int) -> torch.Tensor:
+        """A value of the original, cut to the channels that live."""
+        value = self.before[batch][name]
+        if name not in self._living:
+            self._living[name] = self._cuts(name, value)
+        for axis, index in self._living[name]:
+            value = value.index_select(axis, index)
+        return value
+
+    def _cuts(self, name: str, value: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
+        tracked = self.channels.flow.values.get(name)
+        cuts = []
+        for axis, ids in enumerate(tracked.axes if tracked is not None else ()):
+            if ids is None:
+                continue
+            living = self.channels.living(ids, self.dead)
+            if not living.all():
+                cuts.append((axis, torch.from_numpy(np.flatnonzero(living)).to(value.device)))
+        return cuts
+
+
+def bytes_per_sample(twin: TorchGraph, feed: Feed) -> int:
+    """The most that is alive between two nodes, per sample, found by running one batch."""
+    environment = twin.enter(feed)
+    samples = max(len(next(iter(feed.values()))), 1)
+    most = 0
+    with torch.no_grad():
+        for step in twin.steps:
+            environment.update(zip(step.outputs, twin.run(step, environment), strict=False))
+            most = max(most, sum(value.numel() * value.element_size() for value in environment.values()))
+            for name in step.release:
+                environment.pop(name, None)
+    return most // samples

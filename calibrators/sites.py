@@ -1,0 +1,146 @@
+"""Where a weight mixes channels: convolutions and matrix products of the twin, seen as one linear map of rows.
+
+A `Site` gives every such step the same view: weights as [G, O, C, T] (groups, outputs, inputs and kernel taps per group), inputs
+as rows, so that moments, gradients and least squares are written once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from darwinc.torch_graph import TorchGraph
+from darwinc.torch_rules import Call, Step
+from darwinc.torch_rules.windows import Window, pad_spatial
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+PRODUCTS = ("Gemm", "MatMul")
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A step whose output is linear in a weight.
+
+    `data` and `weight` are operand positions; `flipped` says that the weight stands left of the data, or that an operand is
+    transposed, so that inputs vary along the weight's rows.
+    """
+
+    step: Step
+    data: int
+    weight: int
+    groups: int
+
+    @property
+    def convolution(self) -> bool:
+        """Does it slide over spatial axes?"""
+        return self.step.op_type in CONVOLUTIONS
+
+    @property
+    def output(self) -> str:
+        """The name of the value it makes."""
+        return self.step.outputs[0]
+
+    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight as [G, O, C, T]."""
+        if self.step.op_type == "Conv":
+            return weight.reshape(self.groups, weight.shape[0] // self.groups, weight.shape[1], -1)
+        if self.step.op_type == "ConvTranspose":
+            return weight.reshape(self.groups, weight.shape[0] // self.groups, weight.shape[1], -1).transpose(1, 2)
+        return (weight if self._outputs_first else weight.T)[None, :, :, None]
+
+    def unmatrix(self, matrix: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """The inverse of `matrix`, for convolutions and products (not ConvTranspose)."""
+        if self.step.op_type == "Conv":
+            return matrix.reshape(like.shape)
+        return matrix[0, :, :, 0] if self._outputs_first else matrix[0, :, :, 0].T
+
+    @property
+    def _outputs_first(self) -> bool:
+        if self.step.op_type == "Gemm":
+            return self.step.attributes.get("transB", 0) == 1 if self.weight == 1 else self.step.attributes.get("transA", 0) == 0
+        return self.weight == 0
+
+    @property
+    def _data_last(self) -> bool:
+        """Do the contracted positions lie on the last axis of the data?"""
+        if self.step.op_type == "Gemm":
+            return self.step.attributes.get("transA", 0) == 0 if self.data == 0 else self.step.attributes.get("transB", 0) == 1
+        return self.data == 0
+
+    def input_rows(self, x: torch.Tensor) -> torch.Tensor:
+        """Every position of the input as rows [R, G*C], without kernel taps."""
+        if self.convolution:
+            return x.flatten(2).transpose(1, 2).flatten(0, 1)
+        return (x if self._data_last else x.transpose(-1, -2)).reshape(-1, x.shape[-1 if self._data_last else -2])
+
+    def output_rows(self, y: torch.Tensor) -> torch.Tensor:
+        """Every position of the output as rows [R, G*O]."""
+        if self.convolution:
+            return y.flatten(2).transpose(1, 2).flatten(0, 1)
+        last = self.data == 0
+        return (y if last else y.transpose(-1, -2)).reshape(-1, y.shape[-1 if last else -2])
+
+    def positions(self, y: torch.Tensor) -> int:
+        """How many output positions one sample (of the leading axis) has."""
+        outputs = y.shape[1] if self.convolution else y.shape[-1 if self.data == 0 else -2]
+        return max(y.numel() // max(outputs * y.shape[0], 1), 1)
+
+    def patches(self, x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """What the weight meets at `chosen` [P] output positions of every sample: [G, N*P, C*T]."""
+        if not self.convolution:
+            rows = self.input_rows(x)
+            return rows.reshape(-1, self.positions(y), rows.shape[-1])[:, chosen].flatten(0, 1)[None]
+        window = Window.of(Call(self.step, (), 0, x.device), tuple(weight.shape[2:]))
+        begins, ends = window.pads(x.shape[2:])
+        padded = pad_spatial(x, begins, ends, 0.0)
+        index = _gather_index(window, tuple(padded.shape[2:]), tuple(y.shape[2:]), chosen)
+        taken = padded.flatten(2)[:, :, index]
+        samples, channels, positions, taps = taken.shape
+        grouped = taken.reshape(samples, self.groups, channels // self.groups, positions, taps)
+        return grouped.permute(1, 0, 3, 2, 4).reshape(self.groups, samples * positions, -1)
+
+    def targets(self, y: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """The outputs at `chosen` [P] positions of every sample: [G, N*P, O]."""
+        if self.convolution:
+            taken = y.flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
+        else:
+            rows = self.output_rows(y)
+            taken = rows.reshape(-1, self.positions(y), rows.shape[-1])[:, chosen].flatten(0, 1)
+        return taken.reshape(taken.shape[0], self.groups, -1).transpose(0, 1)
+
+
+def _gather_index(window: Window, padded: tuple[int, ...], outputs: tuple[int, ...], chosen: torch.Tensor) -> torch.Tensor:
+    """Flat places [P, T] in the padded input of every tap of the window at the chosen output positions."""
+    starts = torch.unravel_index(chosen, outputs)
+    taps = torch.cartesian_prod(*(torch.arange(size, device=chosen.device) for size in window.kernel)).reshape(-1, len(window.kernel))
+    index = torch.zeros((len(chosen), len(taps)), dtype=torch.long, device=chosen.device)
+    for axis, size in enumerate(padded):
+        place = starts[axis][:, None] * window.strides[axis] + taps[None, :, axis] * window.dilations[axis]
+        index = index * size + place
+    return index
+
+
+def find_sites(twin: TorchGraph) -> dict[str, Site]:
+    """The linear steps of a twin with one constant-made operand, by the name of their output."""
+    made = _made_from_constants(twin)
+    sites: dict[str, Site] = {}
+    for step in twin.steps:
+        if step.op_type in CONVOLUTIONS and step.inputs[1] in made and step.inputs[0] not in made:
+            groups = int(step.attributes.get("group", 1))  # type: ignore[arg-type]
+            sites[step.outputs[0]] = Site(step, 0, 1, groups)
+        elif step.op_type in PRODUCTS:
+            constant = [name in made for name in step.inputs[:2]]
+            if constant[0] != constant[1]:
+                sites[step.outputs[0]] = Site(step, int(constant[0]), int(constant[1]), 1)
+    return sites
+
+
+def _made_from_constants(twin: TorchGraph) -> set[str | None]:
+    """Names of stored constants, and of what single-operand steps make of them (a transposed weight, a reshaped one)."""
+    made: set[str | None] = set()
+    for step in twin.steps:
+        made.update(name for name in step.inputs if name is not None and twin.is_constant(name))
+        if step.inputs and all(name is None or name in made for name in step.inputs):
+            made.update(step.outputs)
+    return made

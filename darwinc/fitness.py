@@ -1,0 +1,187 @@
+"""The Darwinian Score and its rivals: how much the loss would rise if a channel died, from statistics alone.
+
+Sources: Optimal Brain Surgeon (Hassibi and Stork, 1993) for the product of diversity and contribution; Molchanov et al. (2017)
+for first-order Taylor; Li et al. (2017) for L1. Everything here is numpy on small matrices, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+RIDGE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class ReaderStatistics:
+    """What calibration knows of one reader (one group of a grouped convolution).
+
+    Attributes:
+        units: component of each slot [S]; 0 for slots that can't die.
+        mean: E[z] per slot [S].
+        covariance: of the slots [S, S], centred where the reader has a bias to take up the mean.
+        gram: sum over kernel taps of W' G W [S, S], with G the second moment of the loss gradient at the reader's output.
+        taylor: E|sum over positions of z g| per slot [S]; zeros without gradients.
+    """
+
+    units: Indices
+    mean: Vector
+    covariance: Matrix
+    gram: Matrix
+    taylor: Vector
+
+
+class Fitness(Protocol):
+    """What selection asks of a criterion. Losses are comparable between groups."""
+
+    def losses(self, units: Indices) -> Vector:
+        """What the death of each unit alone would cost now."""
+
+    def weakest(self, units: Indices, count: int) -> tuple[Indices, float]:
+        """The `count` units that cost least together, and what they cost."""
+
+    def remove(self, units: Indices) -> None:
+        """Let these units die, and refresh what their peers are worth."""
+
+
+class DarwinianScore:
+    """1/2 AGC x NDE: the exact rise of a quadratic loss when a channel dies and its readers refit.
+
+    Each reader keeps the inverse covariance P = C^-1 and the Gram matrix K = W' G W of its living inputs. A death of unit B costs
+    1/2 tr(K_BB (P_BB)^-1); its readers take it over, W <- W - W_B (P_BB)^-1 P_B., and P is downdated, so that peers of the
+    dead become worth more. Sequential costs add up to the joint least-squares error.
+    """
+
+    def __init__(self, readers: Sequence[ReaderStatistics]) -> None:
+        self._readers = [_ReaderState(reader) for reader in readers]
+        self._reading: dict[int, list[_ReaderState]] = {}
+        for state in self._readers:
+            for unit in np.unique(state.units[state.units > 0]).tolist():
+                self._reading.setdefault(unit, []).append(state)
+
+    def _states(self, units: Indices) -> list[_ReaderState]:
+        """The readers of any of these units (units of one group have the same readers)."""
+        found: dict[int, _ReaderState] = {}
+        for unit in (int(units[0]), int(units[-1])) if len(units) else ():
+            found.update({id(state): state for state in self._reading.get(unit, ())})
+        return list(found.values())
+
+    def losses(self, units: Indices) -> Vector:
+        """1/2 AGC NDE of each unit [U], summed over its readers."""
+        total = np.zeros(len(units))
+        for state in self._states(units):
+            total += state.losses(units)
+        return total
+
+    def weakest(self, units: Indices, count: int) -> tuple[Indices, float]:
+        """Greedy backward elimination, refreshed after each death, among the cheapest few times as many candidates."""
+        losses = self.losses(units)
+        candidates = units[np.argsort(losses, kind="stable")[: max(4 * count, count + 16)]]
+        scratch = [state.restricted(candidates) for state in self._states(units)]
+        living, chosen, total = list(range(len(candidates))), [], 0.0
+        for _ in range(min(count, len(candidates))):
+            costs = np.zeros(len(candidates))
+            for state in scratch:
+                costs[living] += state.losses(candidates[living])
+            victim = min(living, key=lambda place: (costs[place], place))
+            total += float(costs[victim])
+            living.remove(victim)
+            chosen.append(victim)
+            for state in scratch:
+                state.remove(candidates[victim : victim + 1])
+        return candidates[chosen], total
+
+    def remove(self, units: Indices) -> None:
+        """Downdate every reader of these units."""
+        for state in self._states(units):
+            state.remove(units)
+
+
+class _ReaderState:
+    """The living slots of one reader: `inverse` = C^-1 and `gram` = W' G W."""
+
+    def __init__(self, reader: ReaderStatistics | None = None) -> None:
+        if reader is not None:
+            self.units = reader.units
+            self.inverse = invert(reader.covariance)
+            self.gram = reader.gram.copy()
+
+    def restricted(self, units: Indices) -> _ReaderState:
+        """The same state among some units only: deaths among them are exact, as downdates touch each entry alone."""
+        slots = np.flatnonzero(np.isin(self.units, units))
+        part = _ReaderState()
+        part.units = self.units[slots]
+        part.inverse = self.inverse[np.ix_(slots, slots)]
+        part.gram = self.gram[np.ix_(slots, slots)]
+        return part
+
+    def losses(self, units: Indices) -> Vector:
+        """1/2 tr(K_BB (P_BB)^-1) of each unit."""
+        order = np.argsort(self.units, kind="stable")
+        first = np.searchsorted(self.units[order], units)
+        counts = np.searchsorted(self.units[order], units, side="right") - first
+        result = np.zeros(len(units))
+        if (counts <= 1).all():
+            slots = order[first[counts == 1]]
+            result[counts == 1] = 0.5 * self.gram[slots, slots] / self.inverse[slots, slots]
+            return np.maximum(result, 0.0)
+        for place, (start, count) in enumerate(zip(first, counts, strict=True)):
+            slots = order[start : start + count]
+            block = np.ix_(slots, slots)
+            result[place] = 0.5 * float(np.trace(np.linalg.solve(self.inverse[block], self.gram[block])))
+        return np.maximum(result, 0.0)
+
+    def remove(self, units: Indices) -> None:
+        dying = np.isin(self.units, units)
+        if not dying.any():
+            return
+        living = ~dying
+        across = self.inverse[np.ix_(dying, living)]
+        taken_over = np.linalg.solve(self.inverse[np.ix_(dying, dying)], across)
+        inherited = self.gram[np.ix_(living, dying)] @ taken_over
+        self.gram = (
+            self.gram[np.ix_(living, living)] - inherited - inherited.T + taken_over.T @ self.gram[np.ix_(dying, dying)] @ taken_over
+        )
+        self.inverse = self.inverse[np.ix_(living, living)] - across.T @ taken_over
+        self.units = self.units[living]
+
+
+def invert(covariance: Matrix, ridge: float = RIDGE) -> Matrix:
+    """C^-1 [S, S] with a ridge of each channel's own variance, so that rescaling a channel changes nothing."""
+    variance = np.maximum(np.diag(covariance), 0.0)
+    floor = 1e-12 * float(variance.mean()) + np.finfo(np.float64).tiny * 1e8
+    scale = np.sqrt(np.maximum(variance, floor))
+    normal = covariance / scale[:, None] / scale[None, :]
+    normal[np.diag_indices_from(normal)] = 1.0 + ridge
+    return np.linalg.inv(normal) / scale[:, None] / scale[None, :]
+
+
+class StaticScore:
+    """A fixed score per unit, divided by the mean over its group, so that groups can be compared."""
+
+    def __init__(self, scores: Mapping[int, float], groups: Sequence[Indices]) -> None:
+        self._scores: dict[int, float] = {}
+        for group in groups:
+            mean = float(np.mean([scores.get(int(unit), 0.0) for unit in group])) or 1.0
+            self._scores.update({int(unit): scores.get(int(unit), 0.0) / mean for unit in group})
+
+    def losses(self, units: Indices) -> Vector:
+        """The score of each unit [U]."""
+        return np.array([self._scores[int(unit)] for unit in units])
+
+    def weakest(self, units: Indices, count: int) -> tuple[Indices, float]:
+        """The lowest scores."""
+        losses = self.losses(units)
+        order = np.argsort(losses, kind="stable")[:count]
+        return units[order], float(losses[order].sum())
+
+    def remove(self, units: Indices) -> None:
+        """Nothing to refresh: the score doesn't know about peers."""

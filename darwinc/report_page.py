@@ -1,0 +1,195 @@
+"""The report as words: figures as text, rows of a comparison, and the Markdown page (`report.md.jinja`).
+
+Names come from models that strangers made, so everything that isn't a figure is escaped on its way into Markdown.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jinja2
+import rich.filesize
+
+from darwinc.report_schema import Agreement, Report, merge_barriers, most_shrunk, points
+
+MISSING = "not measured"
+FRACTIONS_REMOVED = {"sparsity": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "latency"}
+STATISTICS = {
+    "data": "calibration data",
+    "batchnorm": "BatchNorm",
+    "white": "assumed white inputs",
+    "weights": "the weights alone",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a before/after table, as text."""
+
+    name: str
+    before: str
+    after: str
+    ratio: str
+
+
+def count_text(count: float | None) -> str:
+    """1234567 -> "1.23 M"; None -> "not measured"."""
+    if count is None:
+        return MISSING
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(count) >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count:g}"
+
+
+def size_text(size: int | None) -> str:
+    """1234567 (bytes) -> "1.2 MB"; None -> "not measured"."""
+    return MISSING if size is None else rich.filesize.decimal(size)
+
+
+def percent_text(fraction: float | None) -> str:
+    """0.503 -> "50.3 %"; None -> "not measured"."""
+    return MISSING if fraction is None else f"{100 * fraction:.3g} %"
+
+
+def number_text(number: float | None, digits: int = 3) -> str:
+    """A figure to some significant digits; None -> "not measured"."""
+    return MISSING if number is None else f"{number:.{digits}g}"
+
+
+def milliseconds_text(milliseconds: float | None) -> str:
+    """1.2345 -> "1.23 ms"; None -> "not measured"."""
+    return MISSING if milliseconds is None else f"{milliseconds:.3g} ms"
+
+
+def ratio_text(before: float | None, after: float | None) -> str:
+    """After / before to three digits, or a dash where it doesn't exist."""
+    return f"{after / before:.3g}" if before and after is not None else "-"
+
+
+COUNTS: tuple[tuple[str, str, Callable[[int | None], str]], ...] = (
+    ("parameters", "parameters", count_text),
+    ("macs", "MACs", count_text),
+    ("bytes", "bytes", size_text),
+    ("channels", "channels", count_text),
+    ("kernels", "kernels", count_text),
+    ("synapses", "synapses", count_text),
+)
+
+
+def code_text(text: object) -> str:
+    """A name from a model as a Markdown code span that stays inside its table cell."""
+    plain = _one_line(text).replace("|", "\\|")
+    if not plain:
+        return "(no name)"
+    fence = "`" * (1 + _longest_fence(plain))
+    return f"{fence} {plain} {fence}" if len(fence) > 1 else f"`{plain}`"
+
+
+def plain_text(text: object) -> str:
+    """Words from a model or a log as Markdown that means only itself, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", _one_line(text))
+
+
+def fence_text(text: str) -> str:
+    """Lines as a Markdown code block, whatever is in them."""
+    fence = "`" * max(3, 1 + _longest_fence(text))
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _longest_fence(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def comparison(report: Report) -> list[Row]:
+    """Sizes, latency and quality before and after, as text; a count that wasn't made gets no row."""
+    rows = []
+    for key, name, show in COUNTS:
+        old, new = getattr(report.before, key), getattr(report.after, key, None)
+        if old is not None:
+            rows.append(Row(name, show(old), show(new), ratio_text(old, new)))
+    if report.latency is not None:
+        slow, fast = report.latency.before_ms, report.latency.after_ms
+        rows.append(Row("latency", milliseconds_text(slow), milliseconds_text(fast), ratio_text(slow, fast)))
+    if report.quality is not None:
+        good, better = points(report.quality)
+        rows.append(Row(report.quality.metric, number_text(good, 4), number_text(better, 4), ratio_text(good, better)))
+    return rows
+
+
+def headline(report: Report) -> str:
+    """One sentence of Markdown: what was asked, what came out, is it faster, is it right."""
+    parts = [_target_text(report)]
+    if report.latency is not None and report.latency.verdict is not None:
+        speedup = report.latency.speedup
+        times = f" ({speedup:.3g}x)" if speedup is not None else ""
+        parts.append(f"**{report.latency.verdict}** in ONNX Runtime{times}")
+    if report.verify is not None:
+        parts.append("verified" if report.verify.passed else "**not right: verification failed**")
+    if report.output is None:
+        parts.append("nothing written")
+    return f"{', '.join(parts)}. Made from {code_text(report.input.path)}."
+
+
+def _target_text(report: Report) -> str:
+    target = report.target
+    removed = FRACTIONS_REMOVED.get(target.kind)
+    if removed is None or target.asked > 1:
+        achieved, asked = number_text(target.achieved, 4), number_text(target.asked, 4)
+        return f"**{plain_text(target.kind)}: {achieved}** ({asked} asked)"
+    asked = percent_text(target.asked)
+    if target.achieved is None:
+        return f"**{asked} of the {removed} asked for**"
+    return f"**{percent_text(target.achieved)} of the {removed} removed** ({asked} asked)"
+
+
+def _agreement_text(agreement: Agreement) -> str:
+    verdict = "passed" if agreement.passed else "**failed**"
+    relative, absolute = number_text(agreement.max_rel_error), number_text(agreement.max_abs_error)
+    return f"{verdict}, largest error {relative} relative, {absolute} absolute, on {agreement.inputs} inputs"
+
+
+def to_markdown(report: Report) -> str:
+    """The page a deployment engineer reads: what changed, is it right, what was kept and why, how to do it again."""
+    text = importlib.resources.files("darwinc").joinpath("report.md.jinja").read_text(encoding="utf-8")
+    template = _environment().from_string(text)
+    return template.render(
+        report=report,
+        headline=headline(report),
+        rows=comparison(report),
+        points=points(report.quality) if report.quality else None,
+        statistics=STATISTICS.get(report.statistics or ""),
+        groups=most_shrunk(report.groups),
+        shrunk_count=len(most_shrunk(report.groups, limit=None)),
+        barriers=merge_barriers(report.barriers),
+        command=shlex.join(report.command),
+        versions=[(name, version) for name, version in report.tool if version is not None],
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=jinja2.select_autoescape(default_for_string=False),  # Markdown: escaped by `code` and `text`
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "agreement": _agreement_text,
+        "code": code_text,
+        "fence": fence_text,
+        "number": number_text,
+        "percent": percent_text,
+        "size": size_text,
+        "text": plain_text,
+    }
+    return environment

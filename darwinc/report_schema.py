@@ -1,0 +1,304 @@
+"""The schema `darwinc.report/1` of report.json, as typed models, and the questions that pages and gates ask of them.
+
+`report.schema.json`, which ships beside this module, is generated from these models; a test keeps both in step.
+Unknown fields are kept, so that a report of a later version can still be read. What a run could not measure is
+null or absent; not-a-number is written as null, since JSON has no word for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+SCHEMA: Literal["darwinc.report/1"] = "darwinc.report/1"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+AxisIndex = Annotated[str, Field(pattern=r"^\d+$")]
+Kept = list[int] | list[list[int]]
+Axes = Annotated[dict[AxisIndex, Kept], Field(json_schema_extra={"additionalProperties": False})]
+
+
+class Part(BaseModel):
+    """A part of the report; fields that this version doesn't know are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="null", protected_namespaces=())
+
+
+class Tool(Part):
+    """Versions, and the machine; null where a package isn't installed."""
+
+    darwinc: str | None = None
+    onnx: str | None = None
+    onnxruntime: str | None = None
+    torch: str | None = None
+    python: str
+    device: str
+    cpu: str | None = None
+
+
+class ModelFile(Part):
+    """A model file by name and content."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Target(Part):
+    """What was asked for and what came out, as the same kind of figure."""
+
+    kind: str
+    asked: float
+    achieved: float | None = None
+
+
+class Counts(Part):
+    """The size of a model; null where it can't be counted, such as MACs without shapes."""
+
+    parameters: int
+    macs: int | None = None
+    bytes: int | None = None
+    channels: int | None = None
+    kernels: int | None = None
+    synapses: int | None = None
+
+
+class Efficiency(Part):
+    """Before / after of the counts: 2.0 is half the size. `synaptic` counts synapses, `cluster` kernels."""
+
+    parameters: float | None = None
+    macs: float | None = None
+    bytes: float | None = None
+    synaptic: float | None = None
+    cluster: float | None = None
+
+
+class Member(Part):
+    """One axis of one tensor."""
+
+    tensor: str
+    axis: int
+
+
+class Group(Part):
+    """Channels that live and die together."""
+
+    id: str
+    channels_before: int
+    channels_after: int
+    members: list[Member] = []
+    scores: dict[str, JsonValue] = {}
+
+
+class Barrier(Part):
+    """A node that keeps channels alive, and why."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+class Agreement(Part):
+    """How closely two models answer alike; errors over all elements of all outputs, relative to the output's scale."""
+
+    inputs: int
+    max_abs_error: float | None = None
+    max_rel_error: float | None = None
+    passed: bool
+
+
+class Verification(Agreement):
+    """The rewrite against the original with the removed channels zeroed; after recovery OUT against the twin too."""
+
+    method: str = "zeroed-original"
+    twin: Agreement | None = None
+
+
+class Quality(Part):
+    """The metric on held-out samples. A rate (accuracy, agreement) may be a fraction or in points: see `points`."""
+
+    metric: str
+    before: float | None = None
+    after: float | None = None
+    samples: int | None = None
+    split: str | None = None
+    higher_is_better: bool = True
+    scale: Literal["fraction", "points"] | None = None
+
+
+class Parity(Part):
+    """The written model against the original, on samples: RMS of the difference / RMS of the original's outputs."""
+
+    relative_error: float | None = None
+    samples: int | None = None
+
+
+class Latency(Part):
+    """ONNX Runtime, interleaved; `speedup` is before / after and `ci95` its 95 % interval."""
+
+    before_ms: float | None = None
+    after_ms: float | None = None
+    speedup: float | None = None
+    ci95: tuple[float | None, float | None] | None = None
+    noise_floor: float | None = None
+    verdict: Literal["faster", "slower", "indistinguishable"] | None = None
+    provider: str | None = None
+    threads: int | None = None
+    optimization_level: str | None = None
+
+
+class Generation(Part):
+    """One generation of an evolution."""
+
+    generation: int
+    parents: JsonValue = None
+    offspring: JsonValue = None
+    survivor: JsonValue = None
+    fitness: float | None = None
+    parameters: int | None = None
+    synapses: int | None = None
+    kernels: int | None = None
+    quality: float | None = None
+
+
+class Skipped(Part):
+    """A node that a pass left alone, and why."""
+
+    node: str
+    reason: str
+
+
+class PassRun(Part):
+    """One pass of the pipeline."""
+
+    name: str
+    options: dict[str, JsonValue] = {}
+    changed: bool
+    seconds: float | None = None
+    skipped: list[Skipped] = []
+
+
+class Recovery(Part):
+    """One repair; `error_*` on held-out samples, accepted only where it helps."""
+
+    name: str
+    accepted: bool
+    error_before: float | None = None
+    error_after: float | None = None
+    seconds: float | None = None
+    notes: list[str] = []
+
+
+class FinerAlignment(Part):
+    """A group whose channel count is a multiple of less than the default."""
+
+    group: str
+    multiple: int
+    why: str
+
+
+class Alignment(Part):
+    """Of what number the channel counts are multiples."""
+
+    default: int
+    finer: list[FinerAlignment] = []
+
+
+class Report(Part):
+    """The whole of report.json."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_id: Literal["darwinc.report/1"] = Field(default=SCHEMA, alias="schema")
+    tool: Tool
+    command: list[str]
+    seed: int | None = None
+    mode: Literal["data-free", "unlabelled", "labelled"]
+    statistics: Literal["data", "batchnorm", "white", "weights"] | None = None
+    input: ModelFile
+    output: ModelFile | None = None
+    target: Target
+    before: Counts
+    after: Counts | None = None
+    efficiency: Efficiency | None = None
+    groups: list[Group] = []
+    alignment: Alignment | None = None
+    kept: dict[str, Axes] = {}
+    copies: dict[str, str] = {}
+    barriers: list[Barrier] = []
+    verify: Verification | None = None
+    parity: Parity | None = None
+    quality: Quality | None = None
+    latency: Latency | None = None
+    recovery: list[Recovery] = []
+    generations: list[Generation] = []
+    passes: list[PassRun] = []
+    time: dict[str, float] = {}
+    peak_memory_bytes: int | None = None
+    warnings: list[str] = []
+
+
+@dataclass(frozen=True)
+class MergedBarrier:
+    """Barriers of one reason: how many nodes, of which operators, and one of them as an example."""
+
+    reason: str
+    count: int
+    op_types: tuple[str, ...]
+    example: str
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of report.json, from the models of this module."""
+    return {"$schema": DIALECT, **Report.model_json_schema(by_alias=True), "title": SCHEMA}
+
+
+def efficiency(before: Counts, after: Counts) -> Efficiency:
+    """Before / after of every count; null where a count is missing or nothing is left."""
+
+    def over(name: str) -> float | None:
+        old, new = getattr(before, name), getattr(after, name)
+        return old / new if old is not None and new else None
+
+    return Efficiency(
+        parameters=over("parameters"),
+        macs=over("macs"),
+        bytes=over("bytes"),
+        synaptic=over("synapses"),
+        cluster=over("kernels"),
+    )
+
+
+def points(quality: Quality) -> tuple[float | None, float | None]:
+    """The metric before and after in points: 92.6 for an accuracy of 92.6 %.
+
+    A metric whose figures both lie in [-1, 1] counts as a fraction unless `scale` says otherwise.
+    """
+    figures = (quality.before, quality.after)
+    fraction = all(figure is None or abs(figure) <= 1 for figure in figures)
+    if quality.scale == "points" or (quality.scale is None and not fraction):
+        return figures
+    before, after = (None if figure is None else 100 * figure for figure in figures)
+    return before, after
+
+
+def merge_barriers(barriers: Sequence[Barrier]) -> list[MergedBarrier]:
+    """One row per reason, the most frequent first."""
+    by_reason: dict[str, list[Barrier]] = {}
+    for barrier in barriers:
+        by_reason.setdefault(barrier.reason, []).append(barrier)
+    rows = [
+        MergedBarrier(reason, len(found), tuple(sorted({barrier.op_type for barrier in found})), found[0].node)
+        for reason, found in by_reason.items()
+    ]
+    return sorted(rows, key=lambda row: -row.count)
+
+
+def most_shrunk(groups: Sequence[Group], limit: int | None = 10) -> list[Group]:
+    """The groups that lost channels, those that lost the largest share first."""
+    shrunk = [group for group in groups if group.channels_after < group.channels_before]
+    shrunk.sort(key=lambda group: (group.channels_after / group.channels_before, -group.channels_before))
+    return shrunk[:limit]

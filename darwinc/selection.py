@@ -1,0 +1,191 @@
+"""Which channels die: the cheapest loss for what is saved, until the target holds, under alignment."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from darwinc.channels import ChannelGroup, Channels, Mask
+from darwinc.cost import Terms
+from darwinc.fitness import Fitness
+
+TOLERANCE = 0.005
+"""How far, as a share of the whole, the outcome may lie beyond the target before a finer cut is looked for."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What selection may do.
+
+    Attributes:
+        align: wanted multiple of the channels that stay in a group.
+        max_share: the largest share of one group that may die.
+        eligible: which groups may lose channels at all.
+    """
+
+    align: int
+    max_share: float
+    eligible: Sequence[bool]
+
+
+@dataclass
+class Selection:
+    """The outcome: who dies, what was saved, and where alignment had to yield."""
+
+    dead: Mask
+    saved: int
+    loss: float
+    finer: dict[str, int] = field(default_factory=dict)
+    """group id -> the multiple that was used instead of the wanted one"""
+
+
+def quantum(group: ChannelGroup, align: int) -> int:
+    """The multiple in which a group may lose units: the wanted one, finer on narrow groups, never finer on depthwise ones."""
+    positions = max(1, min(member.multiplicity for member in group.members))
+    wanted = max(1, align // math.gcd(align, positions))
+    if group.depthwise:
+        return wanted
+    while wanted > 1 and len(group) < 4 * wanted:
+        wanted //= 2
+    return wanted
+
+
+def floor(group: ChannelGroup, step: int, max_share: float) -> int:
+    """The fewest units that a group must keep: never none, a multiple of `step`, and not less than the stated share."""
+    least = max(1, math.ceil(len(group) * (1.0 - max_share) - 1e-9))
+    return min(len(group), step * math.ceil(least / step))
+
+
+def reachable(channels: Channels, terms: Terms, limits: Limits) -> int:
+    """The most that could be saved, with alignment yielding wherever it may."""
+    cuts = []
+    for index, group in enumerate(channels.groups):
+        if limits.eligible[index]:
+            step = quantum(group, limits.align) if group.depthwise else 1
+            cuts.append((index, len(group) - floor(group, step, limits.max_share)))
+    before = terms.current()
+    for index, count in cuts:
+        terms.remove(index, count)
+    saved = before - terms.current()
+    for index, count in cuts:
+        terms.remove(index, -count)
+    return saved
+
+
+def select(
+    channels: Channels, terms: Terms, fitness: Fitness, need: int, limits: Limits, progress: Callable[[float], None] | None = None
+) -> Selection:
+    """Let chunks of channels die, cheapest loss per unit saved first, until `need` is saved.
+
+    Losses and savings are refreshed as neighbours die: a group's entry is recomputed when it comes to the top and its state changed.
+    """
+    return _Greedy(channels, terms, fitness, need, limits, progress).run()
+
+
+class _Greedy:
+    def __init__(
+        self, channels: Channels, terms: Terms, fitness: Fitness, need: int, limits: Limits, progress: Callable[[float], None] | None
+    ) -> None:
+        self.channels, self.terms, self.fitness, self.need, self.limits = channels, terms, fitness, need, limits
+        self.progress = progress
+        self.steps = [quantum(group, limits.align) for group in channels.groups]
+        self.living: list[npt.NDArray[np.int64]] = [group.units for group in channels.groups]
+        self.version = [0] * len(channels.groups)
+        self.outcome = Selection(channels.nobody(), 0, 0.0)
+        self.slack = max(1, int(TOLERANCE * terms.current()))
+
+    def run(self) -> Selection:
+        self._coarse()
+        self._fine(self.steps)
+        for divisor in (2, 4, 8, 16, 32):
+            if self.outcome.saved >= self.need:
+                break
+            finer = [
+                step if group.depthwise else max(1, step // divisor) for step, group in zip(self.steps, self.channels.groups, strict=True)
+            ]
+            self._fine(finer)
+        if self.outcome.saved < self.need - self.slack:
+            self._overshoot()
+        return self.outcome
+
+    def _chunk(self, index: int, step: int, *, scaled: bool) -> int:
+        """How many units go next: down to the next multiple; wide groups lose several multiples at once."""
+        width = len(self.living[index])
+        size = step * max(1, len(self.channels.groups[index]) // (64 * step)) if scaled else step
+        count = width % size or size
+        count = count if (width - count) % step == 0 else width % step or step
+        room = width - floor(self.channels.groups[index], step, self.limits.max_share)
+        return count if self.limits.eligible[index] and count <= room else 0
+
+    def _rate(self, index: int, count: int) -> tuple[float, npt.NDArray[np.int64], float, int]:
+        units, loss = self.fitness.weakest(self.living[index], count)
+        saved = self.terms.saved(index, count)
+        return loss / max(saved, 1), units, loss, saved
+
+    def _take(self, index: int, units: npt.NDArray[np.int64], loss: float, saved: int) -> None:
+        self.fitness.remove(units)
+        self.terms.remove(index, len(units))
+        self.living[index] = self.living[index][~np.isin(self.living[index], units)]
+        self.outcome.dead[units] = True
+        self.outcome.saved += saved
+        self.outcome.loss += loss
+        self.version[index] += 1
+        if self.progress is not None:
+            self.progress(min(1.0, self.outcome.saved / max(self.need, 1)))
+
+    def _coarse(self) -> None:
+        """The bulk of the work; stops where the next chunk would overshoot."""
+        clock = 0
+        heap: list[tuple[float, int, int]] = []
+        for index in range(len(self.living)):
+            if self._chunk(index, self.steps[index], scaled=True):
+                heap.append((0.0, index, -1))
+        heapq.heapify(heap)
+        while heap and self.outcome.saved < self.need:
+            _, index, seen = heapq.heappop(heap)
+            count = self._chunk(index, self.steps[index], scaled=True)
+            if not count:
+                continue
+            rate, units, loss, saved = self._rate(index, count)
+            if seen != clock and heap and rate > heap[0][0]:
+                heapq.heappush(heap, (rate, index, clock))
+                continue
+            if self.outcome.saved + saved > self.need + self.slack:
+                continue
+            self._take(index, units, loss, saved)
+            clock += 1
+            heapq.heappush(heap, (rate, index, -1))
+
+    def _fine(self, steps: Sequence[int]) -> None:
+        """Fill what is left with the cheapest chunks that fit."""
+        while self.outcome.saved < self.need:
+            options = []
+            for index, step in enumerate(steps):
+                count = self._chunk(index, step, scaled=False)
+                if count and self.terms.saved(index, count) <= self.need + self.slack - self.outcome.saved:
+                    options.append((*self._rate(index, count), index))
+            if not options:
+                return
+            _, units, loss, saved, index = min(options, key=lambda option: option[0])
+            self._take(index, units, loss, saved)
+            if len(self.living[index]) % self.steps[index]:
+                self.outcome.finer[self.channels.groups[index].id] = steps[index]
+
+    def _overshoot(self) -> None:
+        """Nothing fits: take the smallest cut that reaches the target."""
+        options = []
+        for index, group in enumerate(self.channels.groups):
+            step = self.steps[index] if group.depthwise else 1
+            count = self._chunk(index, step, scaled=False)
+            if count:
+                options.append((self.terms.saved(index, count), index, count))
+        for saved, index, count in sorted(options):
+            if self.outcome.saved + saved >= self.need:
+                _, units, loss, _ = self._rate(index, count)
+                self._take(index, units, loss, saved)
+                return

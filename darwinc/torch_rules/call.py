@@ -1,0 +1,134 @@
+"""What a torch rule is handed: one node, decoded once when the twin is built, and the tensors of this forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
+
+import onnx_ir as ir
+import torch
+
+from darwinc.errors import UnsupportedOperator
+
+from .convert import Attribute, torch_type
+
+Literal: TypeAlias = tuple[int | float | bool, ...]
+Result: TypeAlias = torch.Tensor | Sequence[torch.Tensor]
+Operands: TypeAlias = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One node of the twin, in topological order.
+
+    Attributes:
+        name: what messages call the node.
+        inputs: value names, None for an operand that was left out.
+        outputs: value names, "" for an output that was left out.
+        release: values that nobody reads after this step; outputs that nobody reads at all are among them.
+        attributes: the node's attributes as Python values and torch tensors.
+        literals: operands that are constants read as Python numbers, by position.
+    """
+
+    node: ir.Node
+    op_type: str
+    name: str
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    release: tuple[str, ...] = ()
+    attributes: Mapping[str, Attribute] = field(default_factory=dict, repr=False)
+    literals: Mapping[int, Literal] = field(default_factory=dict, repr=False)
+
+
+class Call:
+    """One evaluation of a step.
+
+    Operands are tensors, None where left out; attributes come with their defaults, shape operands as Python numbers.
+    """
+
+    __slots__ = ("attributes", "device", "opset", "step", "tensors")
+
+    def __init__(self, step: Step, tensors: tuple[torch.Tensor | None, ...], opset: int, device: torch.device) -> None:
+        self.step = step
+        self.tensors = tensors
+        self.opset = opset
+        self.device = device
+        self.attributes = step.attributes
+
+    @property
+    def node(self) -> ir.Node:
+        return self.step.node
+
+    @property
+    def first(self) -> torch.Tensor:
+        """The first operand, which every operator but a few has."""
+        return cast(torch.Tensor, self.tensors[0])
+
+    def tensor(self, position: int) -> torch.Tensor:
+        """An operand that can't be left out."""
+        return cast(torch.Tensor, self.tensors[position])
+
+    def optional(self, position: int) -> torch.Tensor | None:
+        """An operand, or None where it was left out."""
+        return self.tensors[position] if position < len(self.tensors) else None
+
+    def has(self, position: int) -> bool:
+        """Was this operand given?"""
+        return position < len(self.tensors) and self.tensors[position] is not None
+
+    def _numbers(self, position: int) -> Literal:
+        literal = self.step.literals.get(position)
+        if literal is None:
+            literal = tuple(self.tensor(position).reshape(-1).tolist())
+        return literal
+
+    def integers(self, position: int) -> tuple[int, ...]:
+        """A shape-like operand as Python integers; no device sync where it is a constant."""
+        return cast(tuple[int, ...], self._numbers(position))
+
+    def integers_or(self, position: int, default: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """A shape-like operand, or the default where it was left out."""
+        return self.integers(position) if self.has(position) else default
+
+    def numbers(self, position: int) -> tuple[float, ...]:
+        """A list of numbers that configures the operator (bounds, scales), as Python floats."""
+        return cast(tuple[float, ...], self._numbers(position))
+
+    def number(self, position: int, default: float | None) -> float | None:
+        """A scalar operand, or the default where it was left out."""
+        return self.numbers(position)[0] if self.has(position) else default
+
+    def integer(self, name: str, default: int) -> int:
+        """An integer attribute."""
+        return cast(int, self.attributes.get(name, default))
+
+    def real(self, name: str, default: float) -> float:
+        """A floating-point attribute."""
+        return cast(float, self.attributes.get(name, default))
+
+    def text(self, name: str, default: str) -> str:
+        """A string attribute."""
+        return cast(str, self.attributes.get(name, default))
+
+    def listed(self, name: str) -> tuple[int, ...] | None:
+        """A list of integers, or None where the attribute is absent."""
+        return cast("tuple[int, ...] | None", self.attributes.get(name))
+
+    def reals(self, name: str) -> tuple[float, ...] | None:
+        """A list of floating-point numbers, or None where the attribute is absent."""
+        return cast("tuple[float, ...] | None", self.attributes.get(name))
+
+    def data_type(self, name: str, default: ir.DataType) -> torch.dtype:
+        """An attribute that names an ONNX type, as the torch type it is computed in."""
+        return torch_type(self.integer(name, int(default)), f"The result of node {self.step.name!r}")
+
+    def unsupported(self, what: str) -> UnsupportedOperator:
+        """The error for a variant of the operator that has no rule."""
+        return UnsupportedOperator(
+            f"{self.step.op_type} node {self.step.name!r} has {what}, which the torch twin can't evaluate; "
+            "compress without data, which needs no twin."
+        )
+
+
+Rule: TypeAlias = Callable[[Call], Result]

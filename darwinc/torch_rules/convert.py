@@ -1,0 +1,129 @@
+"""Between ONNX tensors and torch's: types, values, attributes."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+
+from darwinc.errors import InvalidData, UnsupportedOperator
+
+Attribute: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | torch.Tensor
+FeedValue: TypeAlias = "torch.Tensor | npt.NDArray[np.generic]"
+
+# Half precision is computed in float32, and the unsigned integers that torch hardly knows in a wider signed type.
+TORCH_TYPES: dict[ir.DataType, torch.dtype] = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.FLOAT16: torch.float32,
+    ir.DataType.BFLOAT16: torch.float32,
+    ir.DataType.DOUBLE: torch.float64,
+    ir.DataType.UINT8: torch.uint8,
+    ir.DataType.INT8: torch.int8,
+    ir.DataType.UINT16: torch.int32,
+    ir.DataType.INT16: torch.int16,
+    ir.DataType.UINT32: torch.int64,
+    ir.DataType.INT32: torch.int32,
+    ir.DataType.UINT64: torch.int64,
+    ir.DataType.INT64: torch.int64,
+    ir.DataType.BOOL: torch.bool,
+}
+
+# Outputs of these types are computed in another one and cast at the end.
+DECLARED_TYPES: dict[ir.DataType, torch.dtype] = {
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+    ir.DataType.UINT16: torch.uint16,
+    ir.DataType.UINT32: torch.uint32,
+    ir.DataType.UINT64: torch.uint64,
+}
+
+
+def torch_type(data_type: ir.DataType | int, where: str) -> torch.dtype:
+    """The torch type that an ONNX type is computed in.
+
+    Raises:
+        UnsupportedOperator: strings, complex numbers, and types of less than a byte.
+    """
+    data_type = ir.DataType(data_type)
+    if data_type not in TORCH_TYPES:
+        raise UnsupportedOperator(
+            f"{where} is of type {data_type.name}, but the torch twin computes only floats, integers and booleans; "
+            "compress without data, which needs no twin."
+        )
+    return TORCH_TYPES[data_type]
+
+
+def input_type(value: ir.Value) -> torch.dtype:
+    """The torch type that a graph input is computed in."""
+    return torch.float32 if value.dtype is None else torch_type(value.dtype, f"The input {value.name!r}")
+
+
+def output_type(value: ir.Value) -> torch.dtype | None:
+    """The type that a graph output is cast to, or None where it is computed in the declared type."""
+    return None if value.dtype is None else DECLARED_TYPES.get(value.dtype)
+
+
+def to_torch(tensor: ir.TensorProtocol, where: str) -> torch.Tensor:
+    """A copy, in the type it is computed in.
+
+    Raises:
+        UnsupportedOperator: a type that the twin doesn't compute.
+    """
+    dtype = torch_type(tensor.dtype, where)
+    array = np.array(tensor.numpy())
+    if tensor.dtype == ir.DataType.BFLOAT16:
+        array = array.astype(np.float32)
+    return torch.from_numpy(array).to(dtype)
+
+
+def to_onnx(value: torch.Tensor, dtype: ir.DataType, name: str) -> ir.TensorProtocol:
+    """A copy, in the type that the model stores."""
+    return ir.tensor(value.detach().cpu().numpy().astype(dtype.numpy()), dtype=dtype, name=name)
+
+
+def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Equal to the last bit, NaN and the sign of zero included."""
+    return left.dtype == right.dtype and left.numpy().tobytes() == right.numpy().tobytes()
+
+
+def from_feed(value: FeedValue, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """An array of a feed in the type that its input is computed in, without a copy where none is needed.
+
+    Raises:
+        InvalidData: the array doesn't hold numbers.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype)
+    if not (np.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
+        raise InvalidData(
+            f"The array for input {name!r} holds {value.dtype}, but numbers were expected; convert it first."
+        )
+    # torch takes neither read-only arrays nor negative strides.
+    array = np.asarray(value, order="C")
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(dtype)
+
+
+def attributes(node: ir.Node, name: str) -> dict[str, Attribute]:
+    """A node's attributes as Python values and torch tensors.
+
+    Raises:
+        UnsupportedOperator: an attribute that holds a graph, a sparse tensor or a type.
+    """
+    found: dict[str, Attribute] = {}
+    for key, attribute in node.attributes.items():
+        kind = attribute.type
+        if kind == ir.AttributeType.TENSOR:
+            found[key] = to_torch(attribute.as_tensor(), f"The attribute {key!r} of node {name!r}")
+        elif kind in (ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS):
+            found[key] = tuple(attribute.value)
+        elif kind in (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING):
+            found[key] = attribute.value
+        else:
+            raise UnsupportedOperator(
+                f"The attribute {key!r} of {node.op_type} node {name!r} is a {kind.name}, which the torch twin can't "
+                "evaluate; compress without data, which needs no twin."
+            )
+    return found

@@ -1,0 +1,19 @@
+"""The reference networks of the field, by name. Importing this imports no torch; the factories do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A network that `darwinc import` brings in: `factory` is `module:callable`, as the command takes it."""
+
+    factory: str
+    description: str
+
+
+NETWORKS: dict[str, Reference] = {
+    "lenet_mnist": Reference("darwinc.models.lenet:lenet_mnist", "MatConvNet's CIFAR LeNet, 1 x 32 x 32, 10 classes"),
+    "lenet_cifar": Reference("darwinc.models.lenet:lenet_cifar", "MatConvNet's CIFAR LeNet, 3 x 32 x 32, 10 classes"),
+}
