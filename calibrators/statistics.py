@@ -7,16 +7,16 @@ that are no probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from darwinc.axis_flow import Reader
-from darwinc.channels import Channels
 from darwinc.calibrators.sites import Site, find_sites
+from darwinc.channels import Channels
+from darwinc.errors import DarwincError
 from darwinc.fitness import ReaderStatistics
 from darwinc.torch_graph import TorchGraph
 
@@ -24,6 +24,12 @@ Feed = Mapping[str, npt.NDArray[np.generic]]
 
 POSITIONS = 64
 """Positions of each sample that enter the moments; every one where a layer has fewer."""
+
+BLOCK_LIMIT = 1200
+"""Channels times kernel taps up to which a layer's moments tell the taps apart."""
+
+CURVATURE_ROWS = 16384
+"""Positions of a batch that enter the curvature, at most."""
 
 
 @dataclass
@@ -45,54 +51,58 @@ class _Moments:
         self.second += (centred.T @ centred).double()
         self.count += rows.shape[0]
 
-    def mean(self) -> torch.Tensor:
-        assert self.shift is not None and self.first is not None  # noqa: S101, PT018 - set by the first batch
-        return self.shift.double() + self.first / self.count
-
     def covariance(self) -> torch.Tensor:
-        assert self.first is not None and self.second is not None  # noqa: S101, PT018 - set by the first batch
+        """The covariance of all rows seen [S, S]; at least one batch must have been."""
+        if self.first is None or self.second is None:
+            raise DarwincError("no calibration batch was seen before statistics were asked for")
         offset = self.first / self.count
         return self.second / self.count - torch.outer(offset, offset)
 
 
 @dataclass
-class _Slots:
-    """How the input positions of a reader map to slots: one slot per unit where every unit has equally many positions."""
+class _Part:
+    """One group of one reader, and how its input positions map to slots.
 
+    Attributes:
+        number: which group of the convolution.
+        units: component of each slot [S].
+        block: one slot per channel and kernel tap, rather than per channel.
+        order: positions sorted by unit, where every unit has the same number of positions (a flattened image): those become taps.
+        taps: positions per unit.
+    """
+
+    number: int
     units: npt.NDArray[np.int64]
-    order: torch.Tensor | None
-    taps: int
+    block: bool
+    order: torch.Tensor | None = None
+    taps: int = 1
+    moments: _Moments = field(default_factory=_Moments)
+    curvature: torch.Tensor | None = None
+    taylor: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, units: npt.NDArray[np.int64]) -> _Slots:
+    def of(cls, number: int, units: npt.NDArray[np.int64], taps: int) -> _Part:
+        """Choose the finest slots that memory allows."""
+        if len(units) * taps <= BLOCK_LIMIT:
+            return cls(number, np.repeat(units, taps), taps > 1)
         distinct, counts = np.unique(units, return_counts=True)
         if len(distinct) < len(units) and distinct[0] > 0 and (counts == counts[0]).all():
-            order = torch.from_numpy(np.argsort(units, kind="stable"))
-            return cls(distinct, order, int(counts[0]))
-        return cls(units, None, 1)
+            return cls(number, distinct, False, torch.from_numpy(np.argsort(units, kind="stable")), int(counts[0]))
+        return cls(number, units, False)
 
-    def rows(self, rows: torch.Tensor) -> torch.Tensor:
+    def by_slot(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows [R, positions] as rows of slots."""
         if self.order is None:
             return rows
         return rows[:, self.order.to(rows.device)].reshape(len(rows), -1, self.taps).transpose(1, 2).flatten(0, 1)
 
     def weight(self, matrix: torch.Tensor) -> torch.Tensor:
-        """[O, C, T] by slot: [O, S, taps * T]."""
+        """A weight [O, C, T] by slot [O, S, T']."""
+        if self.block:
+            return matrix.flatten(1).unsqueeze(2)
         if self.order is None:
             return matrix
         return matrix[:, self.order.to(matrix.device)].reshape(matrix.shape[0], len(self.units), -1)
-
-
-@dataclass
-class _Part:
-    """One group of one reader."""
-
-    slots: _Slots
-    inputs: slice
-    outputs: int
-    moments: _Moments = field(default_factory=_Moments)
-    curvature: torch.Tensor | None = None
-    taylor: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,37 @@ class Statistics:
     rung: str
 
 
+@dataclass
+class _Watch:
+    """One reader under observation."""
+
+    site: Site
+    positions: npt.NDArray[np.int64]
+    parts: list[_Part] = field(default_factory=list)
+    weight: torch.Tensor | None = None
+    x: torch.Tensor | None = None
+    y: torch.Tensor | None = None
+
+    def see(self, x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, generator: torch.Generator, *, keep: bool) -> None:
+        """Add a batch's moments, and keep its tensors for the way back."""
+        self.weight = weight.detach()
+        if not self.parts:
+            taps = self.site.matrix(self.weight).shape[3] if self.site.step.op_type == "Conv" else 1
+            by_group = self.positions.reshape(self.site.groups, -1)
+            self.parts = [_Part.of(number, by_group[number], taps) for number in range(self.site.groups)]
+        _add_moments(self.site, self.parts, x.detach(), self.weight, y.detach(), generator)
+        if keep:
+            self.x, self.y = x, y
+
+    def conclude(self, samples: int) -> list[ReaderStatistics]:
+        """The statistics of every group."""
+        if self.weight is None:
+            return []
+        matrix = self.site.matrix(self.weight).double()
+        by_group = self.positions.reshape(self.site.groups, -1)
+        return [_conclude(part, matrix[part.number], by_group[part.number], samples) for part in self.parts]
+
+
 def gather(
     twin: TorchGraph,
     channels: Channels,
@@ -119,115 +160,87 @@ def gather(
     progress: Callable[[int], None] | None = None,
 ) -> Statistics:
     """Stream `batches` through the twin and collect statistics at every reader of a prunable channel."""
-    sites = find_sites(twin)
-    watched = {reader.node.outputs[0].name: reader for reader in channels.flow.readers}
-    chosen = {name: (sites[name], watched[name]) for name in sites if name in watched and channels.component[watched[name].ids].any()}
-    parts = {name: _parts(site, reader, channels) for name, (site, reader) in chosen.items()}
+    readers = {str(reader.node.outputs[0].name): channels.component[reader.ids] for reader in channels.flow.readers}
+    watches = {
+        name: _Watch(site, readers[name]) for name, site in find_sites(twin).items() if name in readers and readers[name].any()
+    }
     generator = torch.Generator().manual_seed(seed)
     samples = 0
-    weights: dict[str, torch.Tensor] = {}
     for feed in batches:
-        weights.update(_batch(twin, {name: site for name, (site, _) in chosen.items()}, parts, feed, generator, gradients=gradients))
+        _batch(twin, watches, feed, generator, gradients=gradients)
         samples += len(next(iter(feed.values())))
         if progress is not None:
             progress(samples)
-    readers = {name: _conclude(site, weights[name], parts[name], samples) for name, (site, _) in chosen.items() if name in weights}
-    return Statistics(readers, samples, rung)
+    return Statistics({name: watch.conclude(samples) for name, watch in watches.items()}, samples, rung)
 
 
-def _parts(site: Site, reader: Reader, channels: Channels) -> list[_Part]:
-    units = channels.component[reader.ids]
-    width = len(units) // site.groups
-    return [_Part(_Slots.of(units[k * width : (k + 1) * width]), slice(k * width, (k + 1) * width), k) for k in range(site.groups)]
-
-
-def _batch(
-    twin: TorchGraph, sites: Mapping[str, Site], parts: Mapping[str, list[_Part]], feed: Feed, generator: torch.Generator, *, gradients: bool
-) -> dict[str, torch.Tensor]:
+def _batch(twin: TorchGraph, watches: Mapping[str, _Watch], feed: Feed, generator: torch.Generator, *, gradients: bool) -> None:
     """One batch: moments of the inputs on the way forward, curvature of the outputs on the way back."""
-    inputs: dict[str, torch.Tensor] = {}
-    outputs: dict[str, torch.Tensor] = {}
-    weights: dict[str, torch.Tensor] = {}
     with torch.set_grad_enabled(gradients):
         environment = twin.enter(feed)
         for step in twin.steps:
             results = twin.run(step, environment)
-            if (site := sites.get(step.outputs[0])) is not None:
-                name = site.output
-                inputs[name] = twin.value(str(step.inputs[site.data]), environment)
-                outputs[name] = results[0]
-                weights[name] = twin.value(str(step.inputs[site.weight]), environment).detach()
-                _add_moments(site, parts[name], inputs[name].detach(), generator)
-                if not gradients:
-                    inputs.pop(name), outputs.pop(name)
+            if (watch := watches.get(step.outputs[0])) is not None:
+                x, weight = (twin.value(str(step.inputs[place]), environment) for place in (watch.site.data, watch.site.weight))
+                watch.see(x, weight, results[0], generator, keep=gradients)
             environment.update(zip(step.outputs, results, strict=False))
             for gone in step.release:
                 environment.pop(gone, None)
-        final = twin.leave(environment)
-    if gradients:
-        _add_gradients(sites, parts, inputs, outputs, final, generator)
-    return weights
+        if gradients:
+            _add_gradients(list(watches.values()), list(twin.leave(environment).values()), generator)
 
 
-def _add_moments(site: Site, parts: list[_Part], x: torch.Tensor, generator: torch.Generator) -> None:
+def _add_moments(
+    site: Site, parts: list[_Part], x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, generator: torch.Generator
+) -> None:
+    blocks = None
+    if any(part.block for part in parts):
+        available = site.positions(y)
+        chosen = torch.randperm(available, generator=generator)[:POSITIONS].to(y.device)
+        blocks = site.patches(x, weight, y, chosen)
     rows = site.input_rows(x)
     limit = POSITIONS * max(x.shape[0], 1)
     if rows.shape[0] > limit:
         rows = rows[torch.randint(rows.shape[0], (limit,), generator=generator).to(rows.device)]
+    rows = rows.reshape(len(rows), site.groups, -1)
     for part in parts:
-        part.moments.add(part.slots.rows(rows[:, part.inputs]))
+        part.moments.add(blocks[part.number] if part.block and blocks is not None else part.by_slot(rows[:, part.number]))
 
 
-def _add_gradients(
-    sites: Mapping[str, Site],
-    parts: Mapping[str, list[_Part]],
-    inputs: Mapping[str, torch.Tensor],
-    outputs: Mapping[str, torch.Tensor],
-    final: Mapping[str, torch.Tensor],
-    generator: torch.Generator,
-) -> None:
-    objective = curvature_objective(list(final.values()), generator)
-    names = [name for name in outputs if outputs[name].requires_grad]
-    if objective is None or not names:
-        return
-    targets = [outputs[name] for name in names] + [inputs[name] for name in names if inputs[name].requires_grad]
-    found = torch.autograd.grad(objective, targets, allow_unused=True)
-    at_inputs = iter(found[len(names) :])
-    for name, gradient in zip(names, found[: len(names)], strict=True):
-        at_input = next(at_inputs) if inputs[name].requires_grad else None
-        if gradient is None:
-            continue
-        rows = sites[name].output_rows(gradient)
-        for part in parts[name]:
-            _add_curvature(part, rows, sites[name].groups, generator)
-            if at_input is not None:
-                _add_taylor(sites[name], part, inputs[name].detach() * at_input)
+def _add_gradients(watches: Sequence[_Watch], outputs: list[torch.Tensor], generator: torch.Generator) -> None:
+    objective = curvature_objective(outputs, generator)
+    ends = [(watch, watch.y) for watch in watches if watch.y is not None and watch.y.requires_grad]
+    starts = [(watch, watch.x) for watch in watches if watch.x is not None and watch.x.requires_grad]
+    if objective is not None and ends:
+        found = torch.autograd.grad(objective, [tensor for _, tensor in ends + starts], allow_unused=True)
+        for (watch, _), gradient in zip(ends, found, strict=False):
+            if gradient is not None:
+                _add_curvature(watch, gradient, generator)
+        for (watch, x), gradient in zip(starts, found[len(ends) :], strict=True):
+            if gradient is not None:
+                _add_taylor(watch, x.detach() * gradient)
+    for watch in watches:
+        watch.x = watch.y = None
 
 
-def _add_curvature(part: _Part, rows: torch.Tensor, groups: int, generator: torch.Generator) -> None:
+def _add_curvature(watch: _Watch, gradient: torch.Tensor, generator: torch.Generator) -> None:
     """The sum over positions of delta delta' [O, O], estimated from some of them where there are many."""
-    width = rows.shape[1] // groups
-    delta = rows[:, part.outputs * width : (part.outputs + 1) * width]
-    limit = 16384
-    scale = 1.0
-    if delta.shape[0] > limit:
-        scale = delta.shape[0] / limit
-        delta = delta[torch.randint(delta.shape[0], (limit,), generator=generator).to(delta.device)]
-    moment = (delta.T @ delta).double() * scale
-    part.curvature = moment if part.curvature is None else part.curvature + moment
+    delta, scale = watch.site.output_rows(gradient), 1.0
+    if delta.shape[0] > CURVATURE_ROWS:
+        scale = delta.shape[0] / CURVATURE_ROWS
+        delta = delta[torch.randint(delta.shape[0], (CURVATURE_ROWS,), generator=generator).to(delta.device)]
+    delta = delta.reshape(len(delta), watch.site.groups, -1)
+    for part in watch.parts:
+        moment = (delta[:, part.number].T @ delta[:, part.number]).double() * scale
+        part.curvature = moment if part.curvature is None else part.curvature + moment
 
 
-def _add_taylor(site: Site, part: _Part, product: torch.Tensor) -> None:
-    """E|sum over positions of z g| by slot."""
-    if site.convolution:
-        summed = product.flatten(2).sum(2)
-    else:
-        summed = site.input_rows(product)
-    summed = summed[:, part.inputs]
-    if part.slots.order is not None:
-        summed = summed[:, part.slots.order.to(summed.device)].reshape(len(summed), -1, part.slots.taps).sum(2)
-    total = summed.abs().sum(0).double()
-    part.taylor = total if part.taylor is None else part.taylor + total
+def _add_taylor(watch: _Watch, product: torch.Tensor) -> None:
+    """E|sum over positions of z g| by input position of the reader."""
+    summed = product.flatten(2).sum(2) if watch.site.convolution else watch.site.input_rows(product)
+    total = summed.reshape(len(summed), watch.site.groups, -1).abs().sum(0).double()
+    for part in watch.parts:
+        part.taylor = total[part.number] if part.taylor is None else part.taylor + total[part.number]
 
 
 def curvature_objective(outputs: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor | None:
@@ -262,23 +275,11 @@ def class_log_probabilities(output: torch.Tensor) -> torch.Tensor | None:
     return output.log_softmax(1) if float(confidence) > max(0.5, 3.0 / output.shape[1]) or output.shape[1] == 2 else None
 
 
-def _conclude(site: Site, weight: torch.Tensor, parts: list[_Part], samples: int) -> list[ReaderStatistics]:
-    found = []
-    for part in parts:
-        matrix = part.slots.weight(site.matrix(weight)[part.outputs].detach()).double()
-        covariance = part.moments.covariance()
-        gram = _gram(matrix, None if part.curvature is None else part.curvature / samples, covariance)
-        taylor = torch.zeros(len(part.slots.units)) if part.taylor is None else part.taylor / samples
-        found.append(
-            ReaderStatistics(
-                part.slots.units,
-                part.moments.mean().cpu().numpy(),
-                covariance.cpu().numpy(),
-                gram.cpu().numpy(),
-                taylor.double().cpu().numpy(),
-            )
-        )
-    return found
+def _conclude(part: _Part, matrix: torch.Tensor, positions: npt.NDArray[np.int64], samples: int) -> ReaderStatistics:
+    covariance = part.moments.covariance()
+    gram = _gram(part.weight(matrix), None if part.curvature is None else part.curvature / samples, covariance)
+    taylor = None if part.taylor is None else (part.taylor / samples).cpu().numpy()
+    return ReaderStatistics(part.units, covariance.cpu().numpy(), gram.cpu().numpy(), positions, taylor)
 
 
 def _gram(matrix: torch.Tensor, curvature: torch.Tensor | None, covariance: torch.Tensor) -> torch.Tensor:

@@ -26,17 +26,18 @@ class ReaderStatistics:
 
     Attributes:
         units: component of each slot [S]; 0 for slots that can't die.
-        mean: E[z] per slot [S].
-        covariance: of the slots [S, S], centred where the reader has a bias to take up the mean.
-        gram: sum over kernel taps of W' G W [S, S], with G the second moment of the loss gradient at the reader's output.
-        taylor: E|sum over positions of z g| per slot [S]; zeros without gradients.
+        covariance: of the slots [S, S].
+        gram: W' G W [S, S], with G the second moment of the loss gradient at the reader's output (summed over kernel taps where
+            slots don't tell them apart).
+        positions: component of each input position [P].
+        taylor: E|sum over places of z g| per input position [P]; None without gradients.
     """
 
     units: Indices
-    mean: Vector
     covariance: Matrix
     gram: Matrix
-    taylor: Vector
+    positions: Indices
+    taylor: Vector | None
 
 
 class Fitness(Protocol):
@@ -124,19 +125,17 @@ class _ReaderState:
         return part
 
     def losses(self, units: Indices) -> Vector:
-        """1/2 tr(K_BB (P_BB)^-1) of each unit."""
+        """1/2 tr(K_BB (P_BB)^-1) of each unit [U]; zero for units that this reader doesn't read."""
         order = np.argsort(self.units, kind="stable")
         first = np.searchsorted(self.units[order], units)
         counts = np.searchsorted(self.units[order], units, side="right") - first
         result = np.zeros(len(units))
-        if (counts <= 1).all():
-            slots = order[first[counts == 1]]
-            result[counts == 1] = 0.5 * self.gram[slots, slots] / self.inverse[slots, slots]
-            return np.maximum(result, 0.0)
-        for place, (start, count) in enumerate(zip(first, counts, strict=True)):
-            slots = order[start : start + count]
-            block = np.ix_(slots, slots)
-            result[place] = 0.5 * float(np.trace(np.linalg.solve(self.inverse[block], self.gram[block])))
+        for size in np.unique(counts[counts > 0]).tolist():
+            alike = counts == size
+            slots = order[first[alike][:, None] + np.arange(size)]
+            rows, columns = slots[:, :, None], slots[:, None, :]
+            solved = np.linalg.solve(self.inverse[rows, columns], self.gram[rows, columns])
+            result[alike] = 0.5 * np.trace(solved, axis1=1, axis2=2)
         return np.maximum(result, 0.0)
 
     def remove(self, units: Indices) -> None:

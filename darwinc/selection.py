@@ -35,24 +35,39 @@ class Limits:
 
 @dataclass
 class Selection:
-    """The outcome: who dies, what was saved, and where alignment had to yield."""
+    """The outcome: who dies, what was saved, and where alignment had to yield.
+
+    Attributes:
+        losses: predicted loss of each group's deaths, by group id.
+        narrow: groups too narrow for the wanted multiple, and the one that they keep instead.
+        finer: groups in which only a finer multiple met the target, and which.
+    """
 
     dead: Mask
-    saved: int
-    loss: float
+    align: int
+    saved: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    narrow: dict[str, int] = field(default_factory=dict)
     finer: dict[str, int] = field(default_factory=dict)
-    """group id -> the multiple that was used instead of the wanted one"""
+
+    @property
+    def loss(self) -> float:
+        """The predicted loss of everything that died."""
+        return sum(self.losses.values())
 
 
 def quantum(group: ChannelGroup, align: int) -> int:
     """The multiple in which a group may lose units: the wanted one, finer on narrow groups, never finer on depthwise ones."""
-    positions = max(1, min(member.multiplicity for member in group.members))
-    wanted = max(1, align // math.gcd(align, positions))
-    if group.depthwise:
-        return wanted
-    while wanted > 1 and len(group) < 4 * wanted:
+    wanted = quantum_of_wide(group, align)
+    while not group.depthwise and wanted > 1 and len(group) < 4 * wanted:
         wanted //= 2
     return wanted
+
+
+def quantum_of_wide(group: ChannelGroup, align: int) -> int:
+    """The wanted multiple, in units: fewer where each unit is several channels of an axis."""
+    positions = max(1, min(member.multiplicity for member in group.members))
+    return max(1, align // math.gcd(align, positions))
 
 
 def floor(group: ChannelGroup, step: int, max_share: float) -> int:
@@ -95,8 +110,7 @@ class _Greedy:
         self.progress = progress
         self.steps = [quantum(group, limits.align) for group in channels.groups]
         self.living: list[npt.NDArray[np.int64]] = [group.units for group in channels.groups]
-        self.version = [0] * len(channels.groups)
-        self.outcome = Selection(channels.nobody(), 0, 0.0)
+        self.outcome = Selection(channels.nobody(), limits.align)
         self.slack = max(1, int(TOLERANCE * terms.current()))
 
     def run(self) -> Selection:
@@ -133,8 +147,10 @@ class _Greedy:
         self.living[index] = self.living[index][~np.isin(self.living[index], units)]
         self.outcome.dead[units] = True
         self.outcome.saved += saved
-        self.outcome.loss += loss
-        self.version[index] += 1
+        group = self.channels.groups[index].id
+        self.outcome.losses[group] = self.outcome.losses.get(group, 0.0) + loss
+        if self.steps[index] < quantum_of_wide(self.channels.groups[index], self.limits.align):
+            self.outcome.narrow[group] = self.steps[index]
         if self.progress is not None:
             self.progress(min(1.0, self.outcome.saved / max(self.need, 1)))
 

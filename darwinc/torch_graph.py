@@ -176,6 +176,11 @@ class TorchGraph(torch.nn.Module):
                 environment.pop(name, None)
         return self.leave(environment)
 
+    def detached(self, feed: Feed) -> dict[str, torch.Tensor]:
+        """`forward` without recording gradients."""
+        with torch.no_grad():
+            return self.forward(feed)
+
     def enter(self, feed: Mapping[str, FeedValue]) -> dict[str, torch.Tensor]:
         """A feed as the environment that the first step starts from.
 

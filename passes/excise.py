@@ -14,6 +14,8 @@ import onnx_ir as ir
 from darwinc import graph
 from darwinc.axis_flow import ConstantUse, Follower, is_fixed
 from darwinc.channels import Channels, Mask
+from darwinc.console import Stage
+from darwinc.pipeline import Job, Pass
 
 Array = npt.NDArray[Any]
 Kept = dict[str, dict[str, list[int]]]
@@ -51,6 +53,16 @@ def excise(model: ir.Model, channels: Channels, dead: Mask, *, zero: bool = Fals
         surgeon.cut_integers()
         surgeon.cut_recorded_shapes()
     return copy, surgeon.excision
+
+
+@dataclass(frozen=True)
+class Excise(Pass):
+    """Take the dead channels out of the graph."""
+
+    def run(self, job: Job, stage: Stage) -> bool:
+        stage.say("rewriting")
+        job.model, job.excision = excise(job.original, job.channels, job.dead)
+        return bool(job.excision.kept)
 
 
 @dataclass

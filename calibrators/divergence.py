@@ -1,0 +1,41 @@
+"""How far one network's answers lie from another's: what repairs are judged by, and what the report calls quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from darwinc.calibrators.statistics import class_log_probabilities
+from darwinc.torch_graph import TorchGraph
+
+Feed = Mapping[str, npt.NDArray[np.generic]]
+
+
+def divergence(reference: TorchGraph, other: TorchGraph, batches: Sequence[Feed]) -> float:
+    """Mean over batches and floating outputs: Kullback-Leibler divergence (nats) for class scores, else squared error over variance."""
+    found = []
+    for feed in batches:
+        wanted, got = reference.detached(feed), other.detached(feed)
+        found.extend(_output(wanted[name], got[name]) for name in wanted if wanted[name].is_floating_point() and wanted[name].numel())
+    return float(np.mean(found)) if found else 0.0
+
+
+def _output(wanted: torch.Tensor, got: torch.Tensor) -> float:
+    if wanted.shape != got.shape or not bool(torch.isfinite(got).all()):
+        return float("inf")
+    scores = class_log_probabilities(wanted)
+    if scores is not None:
+        others = _same_kind(wanted, got)
+        return float((scores.exp() * (scores - others)).sum(1).mean())
+    spread = (wanted - wanted.mean()).double().square().mean()
+    return float((got.double() - wanted.double()).square().mean() / spread.clamp_min(1e-30))
+
+
+def _same_kind(wanted: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
+    """The other network's log-probabilities, read as the reference's were."""
+    if bool((wanted >= 0).all()) and bool(((wanted.sum(1) - 1).abs() < 1e-3).all()):
+        return (got + 1e-12).log()
+    return got.log_softmax(1)

@@ -1,0 +1,40 @@
+"""Statistics from the weights alone, for graphs that torch can't run: every reader's input is taken to be white."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from darwinc import graph
+from darwinc.axis_flow import Reader
+from darwinc.calibrators.statistics import Statistics
+from darwinc.channels import Channels
+from darwinc.fitness import ReaderStatistics
+
+
+def from_weights(channels: Channels) -> Statistics:
+    """C = I and G = I / tr(W W') at every reader whose weight is a stored constant."""
+    readers: dict[str, list[ReaderStatistics]] = {}
+    for reader in channels.flow.readers:
+        tensor = graph.constant_tensor(reader.node.inputs[reader.weight])
+        units = channels.component[reader.ids]
+        if tensor is None or not units.any():
+            continue
+        rows = _by_input(tensor.numpy().astype(np.float64), reader, len(units)).reshape(reader.groups, len(units) // reader.groups, -1)
+        readers[str(reader.node.outputs[0].name)] = [
+            _white(rows[group], positions) for group, positions in enumerate(units.reshape(reader.groups, -1))
+        ]
+    return Statistics(readers, 0, "weights")
+
+
+def _white(rows: npt.NDArray[np.float64], units: npt.NDArray[np.int64]) -> ReaderStatistics:
+    gram = rows @ rows.T
+    return ReaderStatistics(units, np.eye(len(units)), gram / max(float(np.trace(gram)), 1e-30), units, None)
+
+
+def _by_input(weight: npt.NDArray[np.float64], reader: Reader, inputs: int) -> npt.NDArray[np.float64]:
+    """The weight as [inputs, everything else]; a grouped convolution's groups follow each other."""
+    if reader.groups > 1 and reader.weight_axis == 1:
+        grouped = weight.reshape(reader.groups, -1, *weight.shape[1:])
+        return np.moveaxis(grouped, 2, 1).reshape(inputs, -1)
+    return np.moveaxis(weight, reader.weight_axis, 0).reshape(inputs, -1)

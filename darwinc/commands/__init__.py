@@ -1,0 +1,1 @@
+"""One module per command, or two that belong together. None imports torch before it works."""

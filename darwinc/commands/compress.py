@@ -1,0 +1,165 @@
+"""`darwinc compress`: the main job."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from darwinc.commands.options import data_options, model_argument, output_file, terminal_options
+from darwinc.errors import UsageError
+
+if TYPE_CHECKING:
+    from darwinc.compress import Target
+    from darwinc.console import Terminal
+    from darwinc.report_schema import Report
+
+SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+ALIGNMENTS = ("auto", "1", "2", "4", "8", "16", "32")
+FITNESS = ("darwin", "taylor", "l1", "l2", "random")
+
+
+@click.command(short_help="Make a model smaller: calibrate, cull, rewrite, prove, report.")
+@model_argument("model")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.onnx", help="Where the smaller model goes.")
+@click.option("--target-sparsity", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="S", help="Fraction of parameters to remove.")
+@click.option("--target-macs", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="R", help="Fraction of MACs to remove.")
+@click.option("--target-bytes", metavar="N", help="Bytes that the file may have (suffixes k, M, G).")
+@data_options
+@click.option("--test", metavar="PATH|SPEC", help="Samples on which quality is measured, and nothing else is done.")
+@click.option("--strategy", type=click.Choice(["cull"]), default="cull", show_default=True, help="How channels compete.")
+@click.option("--fitness", type=click.Choice(FITNESS), default="darwin", show_default=True, help="What makes a channel fit.")
+@click.option("--recover", metavar="LIST", help="none, inherit, recalibrate, in order. [default: inherit with data or BatchNormalization, else none]")
+@click.option("--align", type=click.Choice(ALIGNMENTS), default="auto", show_default=True, help="Multiple of channels that stay; auto is 8.")
+@click.option("--max-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.9, show_default=True, help="Most of one group that may go.")
+@click.option("--protect", multiple=True, metavar="PATTERN", help="Nodes, tensors or groups that must stay whole (repeatable).")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Nodes, tensors or groups that alone may lose channels (repeatable).")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of ONNX Runtime when latency is measured.")
+@click.option("--bench-seconds", type=click.FloatRange(0), default=5.0, show_default=True, help="How long latency is measured; 0 leaves it out.")
+@click.option("--dry-run", is_flag=True, help="Show the plan; write nothing.")
+@output_file("--report", text="report.json, by the schema darwinc.report/1.")
+@output_file("--markdown", text="The report as Markdown.")
+@terminal_options
+def compress(
+    model: Path,
+    output: Path | None,
+    target_sparsity: float | None,
+    target_macs: float | None,
+    target_bytes: str | None,
+    data: str | None,
+    labels: str | None,
+    preprocess: str | None,
+    test: str | None,
+    strategy: str,
+    fitness: str,
+    recover: str | None,
+    align: str,
+    max_share: float,
+    protect: tuple[str, ...],
+    only: tuple[str, ...],
+    device: str,
+    seed: int,
+    threads: int,
+    bench_seconds: float,
+    dry_run: bool,
+    report: Path | None,
+    markdown: Path | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Make MODEL smaller and write it to OUT.onnx.
+
+    \b
+    darwinc compress model.onnx --target-sparsity 0.5 -o small.onnx
+    darwinc compress model.onnx --target-macs 0.5 -o small.onnx --data images/ --preprocess imagenet
+    """
+    from darwinc.compress import Settings
+    from darwinc.compress import compress as run
+    from darwinc.console import Terminal
+
+    del strategy
+    if output is None and not dry_run:
+        raise UsageError("There is no output: name a file with -o OUT.onnx, or ask for the plan alone with --dry-run.")
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    settings = Settings(
+        data=data,
+        labels=labels,
+        preprocess=preprocess,
+        test=test,
+        fitness=fitness,
+        align=0 if align == "auto" else int(align),
+        max_share=max_share,
+        protect=protect,
+        only=only,
+        recover=tuple(part.strip() for part in recover.split(",")) if recover else None,
+        device=device,
+        seed=seed,
+        bench_seconds=bench_seconds,
+        threads=threads,
+        dry_run=dry_run,
+    )
+    for path in (report, markdown):
+        if path is not None:
+            _check_target(path)
+    command = ["darwinc", *sys.argv[1:]]
+    result = run(model, target=_target(target_sparsity, target_macs, target_bytes), output=output, settings=settings, terminal=terminal, command=command)
+    show(terminal, result.report, dry_run=dry_run)
+    write_reports(result.report, report, markdown)
+
+
+def _check_target(path: Path) -> None:
+    from darwinc.graph import check_writable
+
+    check_writable(path)
+
+
+def _target(sparsity: float | None, macs: float | None, size: str | None) -> Target:
+    from darwinc.compress import Target
+
+    given = [(kind, value) for kind, value in (("sparsity", sparsity), ("macs", macs), ("bytes", size)) if value is not None]
+    if len(given) != 1:
+        raise UsageError("Give exactly one target: --target-sparsity, --target-macs or --target-bytes.")
+    kind, value = given[0]
+    return Target(kind, _bytes(value) if isinstance(value, str) else value)
+
+
+def _bytes(text: str) -> float:
+    number, suffix = text.rstrip("kKmMgGbB"), text[len(text.rstrip("kKmMgGbB")) :].lower().rstrip("b")
+    if suffix not in SUFFIXES or not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+        raise UsageError(f"--target-bytes {text!r} is no size; write 250000, 250k or 1.5M.")
+    return float(number) * SUFFIXES[suffix]
+
+
+def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
+    """The outcome on the terminal."""
+    from darwinc.console import GroupRow, groups_table, summary_table
+
+    remarks = {entry.group: f"multiple of {entry.multiple}: {entry.why}" for entry in (report.alignment.finer if report.alignment else [])}
+    rows = [
+        GroupRow(group.id, group.channels_before, group.channels_after, [member.tensor for member in group.members], remarks.get(group.id, ""))
+        for group in report.groups
+        if dry_run or group.channels_after < group.channels_before
+    ]
+    terminal.show(groups_table(rows), summary_table(report))
+    for warning in report.warnings:
+        terminal.warn(warning)
+    if report.verify is not None:
+        terminal.note(f"proven: answers like the original with the removed channels zeroed, to {report.verify.max_rel_error:.1e} of the output's scale")
+    if dry_run:
+        terminal.note("This was the plan; nothing was written.")
+    elif report.output is not None:
+        terminal.note(f"wrote {report.output.path}")
+
+
+def write_reports(report: Report, as_json: Path | None, as_markdown: Path | None) -> None:
+    """report.json and its Markdown page, where asked for."""
+    from darwinc.report import to_markdown, write_json, write_text
+
+    if as_json is not None:
+        write_json(report, as_json)
+    if as_markdown is not None:
+        write_text(to_markdown(report), as_markdown)

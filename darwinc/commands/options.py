@@ -1,0 +1,40 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def terminal_options(function: Function) -> Function:
+    """--quiet and --verbose."""
+    function = click.option("--verbose", is_flag=True, help="Say more, and show tracebacks.")(function)
+    return click.option("--quiet", is_flag=True, help="Say nothing but errors.")(function)
+
+
+def model_argument(name: str, *, required: bool = True) -> Callable[[Function], Function]:
+    """An ONNX file; whether it can be read is for darwinc to say (exit code 3), not for the option parser."""
+    return click.argument(name, type=click.Path(path_type=Path), required=required)
+
+
+def data_options(function: Function) -> Function:
+    """--data, --labels, --preprocess."""
+    for option in (
+        click.option("--preprocess", metavar="SPEC", help="How images become inputs: imagenet, cifar10, mnist, unit, ... or size=,mean=,std=,layout=,order=,range=."),
+        click.option("--labels", metavar="PATH", help="Labels, where they are separate (.npy, .txt, .csv)."),
+        click.option(
+            "--data", metavar="PATH|SPEC", help="A folder of images, .npz, .npy, a folder of input_*.pb, torchvision:NAME, or package.module:callable."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def output_file(*names: str, text: str) -> Callable[[Function], Function]:
+    """A file to write."""
+    return click.option(*names, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help=text)

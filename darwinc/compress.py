@@ -1,0 +1,307 @@
+"""The main job: analyse, calibrate, cull, rewrite, prove, inherit, write, measure, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from darwinc import graph
+from darwinc.benchmark import compare as compare_latency
+from darwinc.channels import analyse
+from darwinc.console import Stage, Terminal
+from darwinc.cost import measure
+from darwinc.data import open_data
+from darwinc.equivalence import Agreement, agree, answers, is_bounded, prove_rewrite, tolerance_of
+from darwinc.errors import Unreachable, UsageError, VerificationFailed
+from darwinc.outcome import describe, peak_memory, settle_target, stamp
+from darwinc.passes.cull import Cull
+from darwinc.passes.excise import Excise, excise
+from darwinc.passes.inherit import Inherit, Recalibrate
+from darwinc.pipeline import Job, Pass, PassRun, run_pass
+from darwinc.quality import compare_quality
+from darwinc.report import build_report, file_info
+from darwinc.report_schema import Report
+from darwinc.runtime import Feed, InputSpec, open_session, usable_feed
+
+RECOVERIES: dict[str, type[Pass]] = {"inherit": Inherit, "recalibrate": Recalibrate}
+MOST_SAMPLES = 2048
+MOST_JUDGED = 512
+PROOF_INPUTS = 4
+TWIN_SLACK = 4.0
+"""The twin may differ from ONNX Runtime by this many times what the untouched original does, where that is above the tolerance."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked: `sparsity` or `macs` (fractions removed), or `bytes` (the file's size at most)."""
+
+    kind: str
+    amount: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything about a run but the model and the target; the defaults are the command line's.
+
+    Attributes:
+        data: calibration data (`darwinc.data.open_data`), or None for data-free mode.
+        labels, preprocess: where the data needs them.
+        test: labelled samples on which quality is measured and nothing else is done.
+        fitness, align, max_share, protect, only: see `passes.cull.Cull`.
+        recover: `none`, `inherit`, `recalibrate`, in order; None chooses.
+        device: auto, cpu or cuda[:N].
+        bench_seconds: how long latency is measured; 0 leaves it out.
+    """
+
+    data: str | None = None
+    labels: str | None = None
+    preprocess: str | None = None
+    test: str | None = None
+    fitness: str = "darwin"
+    align: int = 0
+    max_share: float = 0.9
+    protect: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    recover: tuple[str, ...] | None = None
+    device: str = "auto"
+    seed: int = 0
+    bench_seconds: float = 5.0
+    threads: int = 1
+    dry_run: bool = False
+
+
+@dataclass
+class Result:
+    """The outcome. `model` is the compressed model; `path` where it was written, None for a dry run."""
+
+    model: ir.Model
+    report: Report
+    path: Path | None
+
+
+@dataclass
+class _Run:
+    """One run's notes, which become the report."""
+
+    source: Path
+    settings: Settings
+    target: Target
+    command: Sequence[str]
+    terminal: Terminal
+    seconds: dict[str, float] = field(default_factory=dict)
+    passes: list[PassRun] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def compress(
+    model: str | Path,
+    *,
+    target: Target,
+    output: str | Path | None = None,
+    settings: Settings | None = None,
+    terminal: Terminal | None = None,
+    command: Sequence[str] = (),
+) -> Result:
+    """Compress an ONNX file, prove the rewrite, and write the result to `output` whole or not at all.
+
+    Raises:
+        InvalidModel, InvalidData: what was handed in can't be used.
+        OutputError: the result can't be written.
+        Unreachable: the target can't be met, or nothing can be removed.
+        VerificationFailed: the rewrite doesn't answer like the original; nothing is written.
+    """
+    settings = settings or Settings()
+    run = _Run(Path(model), settings, target, list(command), terminal or Terminal(quiet=True))
+    destination = _destination(output, settings)
+    original, released = _read(run)
+    job = _job(run, original)
+    cull = Cull(target.kind, target.amount, settings.fitness, settings.align, settings.max_share, settings.protect, settings.only)
+    cull.plan(job.original, job.channels)
+    recovery = _recovery(settings, job)
+    before = measure(job.original, job.channels)
+    feeds = _proof_feeds(job)
+    _perform(run, job, [cull, Excise()])
+    if job.excision is None or not job.excision.kept:
+        raise Unreachable("The target asks for so little that no whole channel has to go; ask for more.")
+    with _timed(run, "prove"):
+        proof = _prove(job, feeds)
+    twin = None
+    if not settings.dry_run:
+        _perform(run, job, recovery)
+        if any(entry["accepted"] for entry in job.recovery):
+            with _timed(run, "prove recovery"):
+                twin = _prove_twin(job, feeds)
+    values = describe(job, before, measure(job.model), asdict(target), proof, twin)
+    values |= {"command": run.command, "seed": settings.seed, "input": file_info(run.source), "passes": [asdict(done) for done in run.passes]}
+    if destination is not None:
+        stamp(job.model, values)
+        with _timed(run, "write"):
+            graph.save_model(job.model, destination)
+        values["output"] = file_info(destination)
+        values["before"]["bytes"], values["after"]["bytes"] = values["input"]["bytes"], values["output"]["bytes"]
+        values |= _measured(run, job, destination, released=bool(released))
+    settle_target(values)
+    values |= {"warnings": [*run.warnings, *job.warnings], "time": run.seconds, "peak_memory_bytes": peak_memory()}
+    return Result(job.model, build_report(values), destination)
+
+
+def _destination(output: str | Path | None, settings: Settings) -> Path | None:
+    if settings.dry_run or output is None:
+        return None
+    graph.check_writable(Path(output))
+    return Path(output)
+
+
+def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict[str, Any]:
+    """Quality, parity and latency of the file that was written."""
+    settings, found = run.settings, dict[str, Any]()
+    # The file as it came would be compared with its own handicap: initializers among the inputs switch folding off.
+    reference: Path | bytes = graph.to_bytes(job.original) if released else run.source
+    samples, split = job.samples, "calibration"
+    if settings.test is not None:
+        samples, split = open_data(settings.test, specs(job), preprocess=settings.preprocess, seed=settings.seed), "test"
+    if samples is not None:
+        with _timed(run, "quality"):
+            chosen = samples if split == "test" else samples.take(slice(0, MOST_JUDGED))
+            found["quality"], found["parity"] = compare_quality(reference, destination, chosen, split=split)
+    if settings.bench_seconds > 0:
+        with _timed(run, "latency") as stage:
+            feeds = None if samples is None else [next(iter(samples.batches(1))).feed]
+            timing = compare_latency(
+                reference, destination, threads=settings.threads, seconds=settings.bench_seconds, seed=settings.seed, feeds=feeds, progress=stage.at
+            )
+            found["latency"] = timing.as_report()
+            if released:
+                moved = compare_latency(run.source, reference, threads=settings.threads, seconds=settings.bench_seconds / 2, feeds=feeds)
+                found["latency"]["release_speedup"] = moved.speedup
+        if timing.verdict == "slower":
+            run.warnings.append("The compressed model is slower than the input here: try a coarser --align, or --target-macs.")
+    return found
+
+
+def specs(job: Job) -> list[InputSpec]:
+    """The inputs that data must fit."""
+    from darwinc.calibrators.calibration import input_specs
+
+    return input_specs(job.original)
+
+
+def _read(run: _Run) -> tuple[ir.Model, list[str]]:
+    """The model, valid for ONNX and for ONNX Runtime, with initializers released from its inputs."""
+    with run.terminal.stage("reading"):
+        start = time.perf_counter()
+        model = graph.load_model(run.source)
+        open_session(run.source, optimization="disabled")
+        released = graph.release_initializer_inputs(model)
+        if released:
+            shown = ", ".join(released[:3]) + (f" and {len(released) - 3} more" if len(released) > 3 else "")
+            run.warnings.append(f"Initializers that were also graph inputs left the inputs ({shown}), so that ONNX Runtime can fold them.")
+        run.seconds["read"] = time.perf_counter() - start
+    return model, released
+
+
+def _job(run: _Run, original: ir.Model) -> Job:
+    settings = run.settings
+    with run.terminal.stage("analysing"):
+        start = time.perf_counter()
+        channels = analyse(original)
+        run.seconds["analyse"] = time.perf_counter() - start
+    job = Job(original, channels, run.terminal, settings.seed, settings.device)
+    if settings.data is not None:
+        job.samples = open_data(
+            settings.data, specs(job), labels=settings.labels, preprocess=settings.preprocess, limit=MOST_SAMPLES, seed=settings.seed
+        )
+        run.warnings.extend(job.samples.warnings)
+    elif settings.labels is not None:
+        raise UsageError("--labels were given without --data; name the data that they belong to.")
+    job.device = _device(settings.device)
+    return job
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {asked} was asked for, but torch finds no CUDA GPU here; use --device cpu.")
+    return asked
+
+
+def _recovery(settings: Settings, job: Job) -> list[Pass]:
+    """The recovery passes, in order. By default survivors inherit where there is data or BatchNormalization to tell how."""
+    names = settings.recover
+    if names is None:
+        informed = job.samples is not None or any(node.op_type == "BatchNormalization" for node in job.original.graph)
+        names = ("inherit", "recalibrate") if informed else ("none",)
+    elif names == ("inherit",):
+        names = ("inherit", "recalibrate")
+    unknown = [name for name in names if name not in RECOVERIES and name != "none"]
+    if unknown:
+        raise UsageError(f"There is no recovery {unknown[0]!r}; choose from none, {', '.join(RECOVERIES)}.")
+    return [RECOVERIES[name]() for name in names if name != "none"]
+
+
+def _perform(run: _Run, job: Job, passes: Sequence[Pass]) -> None:
+    for step in passes:
+        done = run_pass(step, job)
+        run.passes.append(done)
+        run.seconds[done.name] = done.seconds
+
+
+@contextmanager
+def _timed(run: _Run, name: str) -> Iterator[Stage]:
+    """A stage on the terminal, and its seconds in the report."""
+    start = time.perf_counter()
+    with run.terminal.stage(name) as stage:
+        yield stage
+    run.seconds[name] = time.perf_counter() - start
+
+
+def _proof_feeds(job: Job) -> list[Feed]:
+    """Inputs for the proof: calibration samples where there are any, made-up ones otherwise."""
+    if job.samples is not None:
+        fixed = [size for value in job.original.graph.inputs for size in (value.shape or ())[:1] if isinstance(size, int)]
+        batch = min(fixed, default=2)
+        return [part.feed for part in job.samples.take(slice(0, PROOF_INPUTS * batch)).batches(batch)]
+    session = open_session(graph.to_bytes(job.original), optimization="basic")
+    return [usable_feed(session, seed=job.seed + number, demand="finite") for number in range(PROOF_INPUTS)]
+
+
+def _prove(job: Job, feeds: Sequence[Feed]) -> Agreement:
+    zeroed, _ = excise(job.original, job.channels, job.dead, zero=True)
+    proof = prove_rewrite(zeroed, job.model, job.channels, job.dead, feeds)
+    if not proof.passed:
+        raise VerificationFailed(
+            f"The rewritten graph answers differently from the original with the removed channels zeroed (relative error "
+            f"{proof.max_rel_error:.1e}, at most {tolerance_of(job.original):.0e} is allowed); nothing was written, please report this model."
+        )
+    return proof
+
+
+def _prove_twin(job: Job, feeds: Sequence[Feed]) -> Agreement:
+    """The recovered model in ONNX Runtime against its twin; how far the untouched original lies from its own sets the noise."""
+    noise = _twin_agreement(job.original, feeds, job.device, tolerance_of(job.original))
+    tolerance = max(tolerance_of(job.original), TWIN_SLACK * noise.max_rel_error)
+    found = _twin_agreement(job.model, feeds, job.device, tolerance)
+    if not found.passed:
+        raise VerificationFailed(
+            f"The recovered model answers differently in ONNX Runtime and in torch (relative error {found.max_rel_error:.1e}, at most "
+            f"{tolerance:.0e} is allowed); nothing was written, please report this model."
+        )
+    return found
+
+
+def _twin_agreement(model: ir.Model, feeds: Sequence[Feed], device: str, tolerance: float) -> Agreement:
+    from darwinc.torch_graph import TorchGraph
+
+    twin = TorchGraph(model, device=device)
+    names = [str(value.name) for value in model.graph.outputs]
+    told = [[found[name].cpu().numpy() for name in names] for found in map(twin.detached, feeds)]
+    return agree(answers(model, feeds), told, is_bounded(model), tolerance)

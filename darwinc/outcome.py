@@ -1,0 +1,107 @@
+"""What a run found, as the plain values of its report, and as provenance in the emitted file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from darwinc import graph
+from darwinc.channels import Channels, barriers
+from darwinc.cost import Cost
+from darwinc.equivalence import Agreement
+from darwinc.passes.cull import AUTO_ALIGN
+from darwinc.pipeline import Job
+from darwinc.report import tool_info
+
+
+def describe(job: Job, before: Cost, after: Cost, target: Mapping[str, Any], proof: Agreement, twin: Agreement | None) -> dict[str, Any]:
+    """Everything about the rewrite itself; sizes of files, quality and latency come later."""
+    calibration, excision = job.calibration, job.excision
+    return {
+        "tool": tool_info(job.device),
+        "mode": mode_of(job),
+        "statistics": None if calibration is None else calibration.rung,
+        "target": {"kind": target["kind"], "asked": target["amount"], "achieved": None},
+        "before": before.as_dict(),
+        "after": after.as_dict(),
+        "groups": group_rows(job.channels, job),
+        "alignment": _alignment(job),
+        "kept": {} if excision is None else excision.kept,
+        "copies": {} if excision is None else excision.copies,
+        "barriers": barrier_rows(job.channels),
+        "verify": {"method": "zeroed-original", **proof.as_dict(), "twin": None if twin is None else twin.as_dict()},
+        "recovery": job.recovery,
+    }
+
+
+def mode_of(job: Job) -> str:
+    """data-free, unlabelled or labelled."""
+    if job.samples is None:
+        return "data-free"
+    return "unlabelled" if job.samples.labels is None else "labelled"
+
+
+def settle_target(values: dict[str, Any]) -> None:
+    """What was achieved of what was asked, counted on the outcome itself."""
+    before, after, target = values["before"], values["after"], values["target"]
+    if target["kind"] == "sparsity":
+        target["achieved"] = 1 - after["parameters"] / max(before["parameters"], 1)
+    elif target["kind"] == "macs":
+        target["achieved"] = 1 - after["macs"] / max(before["macs"], 1)
+    else:
+        target["achieved"] = after["bytes"]
+
+
+def group_rows(channels: Channels, job: Job | None = None) -> list[dict[str, Any]]:
+    """The report's `groups`."""
+    rows = []
+    for group in channels.groups:
+        left = len(group) if job is None else int(np.count_nonzero(~job.dead[group.units]))
+        members = [{"tensor": member.tensor, "axis": member.axis} for member in group.members]
+        scores = {} if job is None or job.selection is None else {"loss": job.selection.losses.get(group.id, 0.0)}
+        rows.append({"id": group.id, "channels_before": len(group), "channels_after": left, "members": members, "scores": scores})
+    return rows
+
+
+def barrier_rows(channels: Channels) -> list[dict[str, str]]:
+    """The report's `barriers`."""
+    return [
+        {
+            "node": graph.label(barrier.node) if barrier.node is not None else "",
+            "op_type": barrier.node.op_type if barrier.node is not None else "",
+            "reason": barrier.reason,
+        }
+        for barrier in barriers(channels)
+    ]
+
+
+def _alignment(job: Job) -> dict[str, Any]:
+    finer = {} if job.selection is None else job.selection.finer
+    narrow = {} if job.selection is None else job.selection.narrow
+    entries = [{"group": group, "multiple": multiple, "why": "the group is narrow"} for group, multiple in narrow.items() if group not in finer]
+    entries += [{"group": group, "multiple": multiple, "why": "the target can't be met otherwise"} for group, multiple in finer.items()]
+    return {"default": job.selection.align if job.selection is not None else AUTO_ALIGN, "finer": entries}
+
+
+def stamp(model: ir.Model, values: Mapping[str, Any]) -> None:
+    """Provenance in the file: which darwinc made it, from which model, and by how much."""
+    model.metadata_props["darwinc.version"] = str(values["tool"]["darwinc"])
+    model.metadata_props["darwinc.source_sha256"] = str(values["input"]["sha256"])
+    model.metadata_props["darwinc.target"] = f"{values['target']['kind']}={values['target']['asked']:g}"
+    model.metadata_props["darwinc.parameters"] = f"{values['before']['parameters']} -> {values['after']['parameters']}"
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has held, in bytes; None where the system doesn't say."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+

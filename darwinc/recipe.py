@@ -1,0 +1,49 @@
+"""The passes that there are: one visible table, imported only when one is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from darwinc.pipeline import Pass
+
+PASSES: dict[str, str] = {
+    "cull": "darwinc.passes.cull:Cull",
+    "excise": "darwinc.passes.excise:Excise",
+    "inherit": "darwinc.passes.inherit:Inherit",
+    "recalibrate": "darwinc.passes.inherit:Recalibrate",
+}
+
+CALIBRATORS: dict[str, str] = {
+    "statistics": "second moments and curvature at every reader, in one streaming pass",
+    "refit": "rectifier-aware ridge least squares of every layer, on the compressed prefix",
+    "recalibrate": "mean and variance of every BatchNormalization",
+    "weights_only": "white inputs at every layer, for graphs that torch can't run",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field of a pass."""
+
+    name: str
+    kind: str
+    default: Any
+
+
+def load(name: str) -> type[Pass]:
+    """A pass by name."""
+    module, _, attribute = PASSES[name].partition(":")
+    found: type[Pass] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def options(step: type[Pass]) -> list[Option]:
+    """The options of a pass, with their defaults."""
+    return [Option(item.name, str(item.type), None if item.default is MISSING else item.default) for item in fields(step)]
+
+
+def summary(step: type[Pass]) -> str:
+    """The first line of a pass's docstring."""
+    return (step.__doc__ or "").strip().splitlines()[0]

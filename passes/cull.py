@@ -1,0 +1,163 @@
+"""Decide which channels die: the least fit for what they cost, until the target holds."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from darwinc import graph
+from darwinc.channels import ChannelGroup, Channels, barriers
+from darwinc.console import Stage
+from darwinc.cost import CostModel, Terms, count_parameters
+from darwinc.errors import Unreachable, UsageError
+from darwinc.fitness import DarwinianScore, Fitness, StaticScore
+from darwinc.pipeline import Job, Pass
+from darwinc.scores import magnitude_scores, random_scores, taylor_scores
+from darwinc.selection import TOLERANCE, Limits, reachable, select
+
+FITNESS = {
+    "darwin": "1/2 AGC x NDE, refreshed after each death (Optimal Brain Surgeon on the readers of a channel)",
+    "taylor": "first-order Taylor, E|sum of z g| (Molchanov et al., 2017)",
+    "l1": "sum of absolute weights of the filters that make a channel (Li et al., 2017)",
+    "l2": "sum of squared weights of the filters that make a channel",
+    "random": "by chance, for comparison",
+}
+TARGETS = {"sparsity": "fraction of parameters", "macs": "fraction of MACs", "bytes": "bytes of the file"}
+AUTO_ALIGN = 8
+
+
+@dataclass(frozen=True)
+class Cull(Pass):
+    """Remove the channels of lowest fitness until the target holds.
+
+    Attributes:
+        target: what is asked: `sparsity`, `macs` (fractions removed) or `bytes` (size of the file at most).
+        amount: how much of it.
+        fitness: darwin, taylor, l1, l2 or random.
+        align: channels that stay in a group are a multiple of this where its width allows; 0 chooses (8).
+        max_share: the largest share of one group that may go.
+        protect: patterns of nodes, tensors or groups that must stay whole.
+        only: patterns of nodes, tensors or groups that may lose channels; all when empty.
+    """
+
+    target: str = "sparsity"
+    amount: float = 0.5
+    fitness: str = "darwin"
+    align: int = 0
+    max_share: float = 0.9
+    protect: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+    def plan(self, model: ir.Model, channels: Channels) -> tuple[Terms, int, Limits]:
+        """The terms to save on, how much to save, and the limits; refuses what can't be reached, before any work.
+
+        Raises:
+            Unreachable: no channel can go, or not enough of them; says what can be reached and what holds the rest.
+        """
+        limits = Limits(self.align or AUTO_ALIGN, self.max_share, eligible(channels, self.protect, self.only))
+        terms = CostModel(channels).terms(self.target)
+        if not any(limits.eligible):
+            raise Unreachable(f"No channel can be removed from this model: {what_holds(channels)}.")
+        total = terms.current() if self.target == "macs" else count_parameters(model)
+        need = self._need(model, total)
+        most = reachable(channels, terms, limits)
+        if need > most + TOLERANCE * terms.current():
+            raise Unreachable(self._out_of_reach(model, channels, total, most))
+        return terms, min(need, most), limits
+
+    def _need(self, model: ir.Model, total: int) -> int:
+        if self.target != "bytes":
+            return int(np.ceil(self.amount * total))
+        present = len(ir.to_proto(model).SerializeToString()) if graph.stored_bytes(model) < graph.PROTOBUF_LIMIT else graph.stored_bytes(model)
+        return max(0, int((present - self.amount) / _bytes_per_parameter(model)))
+
+    def _out_of_reach(self, model: ir.Model, channels: Channels, total: int, most: int) -> str:
+        if self.target == "bytes":
+            least = graph.stored_bytes(model) - most * _bytes_per_parameter(model)
+            found = f"{self.amount:.0f} bytes can't be reached: at least about {least:.0f} bytes stay"
+        else:
+            found = f"{TARGETS[self.target]} removed can't reach {self.amount:g}: the reachable range is 0 to {most / max(total, 1):.3f}"
+        return f"{found}, with at most {self.max_share:.0%} of a layer removed; {what_holds(channels)}."
+
+    def run(self, job: Job, stage: Stage) -> bool:
+        terms, need, limits = self.plan(job.original, job.channels)
+        fitness = make_fitness(self.fitness, job, stage)
+        stage.say("choosing channels")
+        selection = select(job.channels, terms, fitness, need, limits, stage.at)
+        for group in job.channels.groups:
+            if group.id in selection.finer:
+                job.skip(group.id, f"kept a multiple of {selection.finer[group.id]} channels, finer than {limits.align}, to meet the target")
+        job.selection, job.dead = selection, selection.dead
+        return bool(selection.dead.any())
+
+
+def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:
+    """The criterion by name; those that need statistics gather them.
+
+    Raises:
+        UsageError: no such criterion, or one that needs gradients where there can't be any.
+    """
+    groups = [group.units for group in job.channels.groups]
+    if name == "random":
+        return StaticScore(random_scores(groups, job.seed), groups)
+    if name in ("l1", "l2"):
+        return StaticScore(magnitude_scores(job.channels, 1 if name == "l1" else 2), groups)
+    if name not in FITNESS:
+        raise UsageError(f"There is no fitness {name!r}; choose one of {', '.join(FITNESS)}.")
+    # torch takes seconds to import, which only a fitness that measures should pay.
+    from darwinc.calibrators.calibration import statistics_of
+
+    statistics = statistics_of(job, stage)
+    readers = [reader for parts in statistics.readers.values() for reader in parts]
+    if name == "darwin":
+        return DarwinianScore(readers)
+    if statistics.rung == "weights":
+        raise UsageError("The taylor fitness needs gradients, and torch has no rule for an operator of this model; use darwin, l1 or l2.")
+    return StaticScore(taylor_scores(readers), groups)
+
+
+def eligible(channels: Channels, protect: Iterable[str], only: Iterable[str]) -> list[bool]:
+    """Which groups may lose channels, by patterns of group ids, tensor names and names of the nodes that read those tensors.
+
+    Raises:
+        UsageError: a pattern that matches nothing.
+    """
+    names = [_names(channels, group) for group in channels.groups]
+    protected = _matching(names, tuple(protect), "--protect")
+    wanted = _matching(names, tuple(only), "--only") if tuple(only) else [True] * len(names)
+    return [may and not must_not for may, must_not in zip(wanted, protected, strict=True)]
+
+
+def _names(channels: Channels, group: ChannelGroup) -> set[str]:
+    tensors = {member.tensor for member in group.members}
+    nodes = {graph.label(use.node) for use in channels.flow.uses if str(use.value.name) in tensors}
+    return {group.id} | tensors | nodes
+
+
+def _matching(names: list[set[str]], patterns: tuple[str, ...], option: str) -> list[bool]:
+    matched = [False] * len(names)
+    for pattern in patterns:
+        hits = [any(fnmatch.fnmatchcase(name, pattern) for name in group) for group in names]
+        if not any(hits):
+            raise UsageError(f"{option} {pattern!r} matches no group, tensor or node with channels; `darwinc inspect` lists them.")
+        matched = [old or new for old, new in zip(matched, hits, strict=True)]
+    return matched
+
+
+def what_holds(channels: Channels) -> str:
+    """The barriers in half a sentence."""
+    reasons: dict[str, list[str]] = {}
+    for barrier in barriers(channels):
+        reasons.setdefault(barrier.reason, []).append(f"{barrier.node.op_type} {graph.label(barrier.node)!r}" if barrier.node is not None else "the graph")
+    if not reasons:
+        return "it has no convolution or matrix product with channels of its own"
+    ranked = sorted(reasons.items(), key=lambda item: -len(item[1]))[:3]
+    return "channels are held by " + ", ".join(f"{nodes[0]} ({reason}{f', and {len(nodes) - 1} more' if len(nodes) > 1 else ''})" for reason, nodes in ranked)
+
+
+def _bytes_per_parameter(model: ir.Model) -> float:
+    return graph.stored_bytes(model) / max(count_parameters(model), 1)
