@@ -1,8 +1,8 @@
 """What the axis rules write down: which channel positions live and die together.
 
-Every axis of every value carries one *position id* per element. Id 0 (`FIXED`) marks positions that can't be removed. Rules tie
-ids together, block them, declare that one axis is the product of two others, and note which integers in the graph must follow
-when positions go. Nothing is decided here; `channels` turns the record into channel groups.
+Every axis of every value carries one *position id* per element. Id 0 (`FIXED`) marks positions that can't be removed.
+Rules tie ids together, block them, declare that one axis is the product of two others, and note which integers in the
+graph must follow when positions go. Nothing is decided here; `channels` turns the record into channel groups.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from darwinc.shapes import Shapes
 
 FIXED = 0
 RELIED_ON = "its size is used as a number"
+MOST_NUMBERS = 64
+"""A longer list of integers is data, not a shape."""
 
 Ids = npt.NDArray[np.int64]
 Axis = Ids | None
@@ -57,8 +59,19 @@ class ConstantUse:
 
 
 @dataclass(frozen=True, eq=False)
+class Fill:
+    """A ConstantOfShape of a stored shape: a weight without an array of its own."""
+
+    node: ir.Node
+    axes: tuple[Ids, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Follower:
-    """An integer that must equal the number of living positions among `ids`: in a constant, or in an attribute (element of a list)."""
+    """An integer that must be the number of living positions among `ids`.
+
+    Its place is an input (a constant) or an attribute; `element` is its index there, None where it isn't in a list.
+    """
 
     node: ir.Node
     place: int | str
@@ -69,7 +82,7 @@ class Follower:
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A node that mixes channels through a weight: `data` axis positions meet `weight` axis positions of the same ids."""
+    """A node that mixes channels through a weight: positions of the `data` axis meet those of the `weight` axis."""
 
     node: ir.Node
     data: int
@@ -107,6 +120,7 @@ class Flow:
     opset: int
     values: dict[str, Tracked] = field(default_factory=dict)
     uses: list[ConstantUse] = field(default_factory=list)
+    fills: list[Fill] = field(default_factory=list)
     followers: list[Follower] = field(default_factory=list)
     readers: list[Reader] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
@@ -114,34 +128,36 @@ class Flow:
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     work: list[tuple[ir.Node, tuple[Ids, ...], int]] = field(default_factory=list)
     """(node, axes, factor): its MACs are the factor times the product of the living positions of the axes."""
+    relied: set[tuple[ir.Node, int | str, int | None]] = field(default_factory=set)
+    """Stored numbers (a follower's node, place, element) that somebody needs as they are."""
     count: int = 1
-    _cache: dict[tuple[ir.Node, int], Tracked] = field(default_factory=dict)
+    _cache: dict[tuple[ir.Node, int], Tracked | None] = field(default_factory=dict)
 
     # Reading -------------------------------------------------------------------------------------------------------
 
     def tracked(self, node: ir.Node, index: int) -> Tracked | None:
         """What is known of input `index`; None where the input is absent or its rank is unknown."""
-        if index >= len(node.inputs) or node.inputs[index] is None:
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is None:
             return None
-        value = node.inputs[index]
-        assert value is not None  # noqa: S101 - narrowed just above, for mypy
         if graph.constant_source(value) is None:
             return self.values.get(str(value.name))
         if (node, index) not in self._cache:
             self._cache[node, index] = self._use(node, index, value)
         return self._cache[node, index]
 
-    def _use(self, node: ir.Node, index: int, value: ir.Value) -> Tracked:
+    def _use(self, node: ir.Node, index: int, value: ir.Value) -> Tracked | None:
         tensor = graph.constant_tensor(value)
         if tensor is None:
-            return Tracked(())
-        axes = tuple(self.fresh(int(size)) for size in tensor.shape)
-        numbers = None
+            return None
+        sizes, numbers = tensor.shape.numpy(), None
         if tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32):
-            if tensor.size <= 64 and len(axes) <= 1:
+            axes = tuple(fixed(size) for size in sizes)
+            if tensor.size <= MOST_NUMBERS and len(axes) <= 1:
                 flat = tensor.numpy().ravel()
                 numbers = tuple(Number(int(number), (node, index, k)) for k, number in enumerate(flat))
-            axes = tuple(fixed(len(axis)) for axis in axes)
+        else:
+            axes = tuple(self.fresh(size) for size in sizes)
         self.uses.append(ConstantUse(node, index, value, axes))
         return Tracked(axes, True, numbers)
 
@@ -156,11 +172,11 @@ class Flow:
         return None if found is None else found.numbers
 
     def known(self, node: ir.Node, index: int) -> list[int] | None:
-        """Input `index` as plain integers; None where any of them is unknown. An axis whose size is relied on so must stay."""
+        """Input `index` as plain integers, which are relied on; None where any of them is unknown."""
         numbers = self.numbers(node, index)
         if numbers is None:
             return None
-        self.block_all((number.axis for number in numbers), node, RELIED_ON)
+        self.rely(numbers, node)
         values = [number.value for number in numbers]
         return None if None in values else [int(value) for value in values if value is not None]
 
@@ -180,8 +196,15 @@ class Flow:
         self.count += size
         return ids
 
-    def put(self, node: ir.Node, axes: Sequence[Axis], *, output: int = 0, weight: bool = False,
-            numbers: tuple[Number, ...] | None = None) -> None:
+    def put(
+        self,
+        node: ir.Node,
+        axes: Sequence[Axis],
+        *,
+        output: int = 0,
+        weight: bool = False,
+        numbers: tuple[Number, ...] | None = None,
+    ) -> None:
         """Say what an output of `node` is. An axis left with one position is fixed."""
         if output >= len(node.outputs):
             return
@@ -195,7 +218,9 @@ class Flow:
     def tie(self, first: Axis, second: Axis, node: ir.Node) -> None:
         """Positions at the same place live and die together."""
         if first is None or second is None or first is second:
-            self.block(second if first is None else first, node, "meets an axis of unknown size") if first is not second else None
+            self.block(
+                second if first is None else first, node, "meets an axis of unknown size"
+            ) if first is not second else None
             return
         if len(first) != len(second):
             self.block(first, node, f"meets an axis of {len(second)} positions")
@@ -223,9 +248,8 @@ class Flow:
 
     def follow(self, number: Number | None, axis: Axis, node: ir.Node) -> None:
         """A shape constant's number says the size of `axis`: it must follow it, or the axis must stay."""
-        if axis is None or not (axis != FIXED).any():
-            if number is not None:
-                self.block(number.axis, node, RELIED_ON)
+        if axis is None or is_fixed(axis):
+            self.rely((number,) if number is not None else None, node)
         elif number is not None and number.origin is not None:
             self.followers.append(Follower(*number.origin, axis))
         elif number is None or number.axis is None:
@@ -233,13 +257,23 @@ class Flow:
         else:
             self.tie(number.axis, axis, node)
 
+    def rely(self, numbers: Iterable[Number] | None, node: ir.Node | None) -> None:
+        """These numbers must stay what they are: an axis whose size one is, and a constant that another reader stores.
+
+        A constant that `node` itself reads can be cut for somebody else without `node` noticing.
+        """
+        for number in numbers or ():
+            self.block(number.axis, node, RELIED_ON)
+            if number.origin is not None and number.origin[0] is not node:
+                self.relied.add(number.origin)
+
     def barrier(self, node: ir.Node, reason: str) -> None:
         """Nothing that reaches this node goes on: its inputs stay whole, its outputs start anew."""
         for index in range(len(node.inputs)):
             tracked = self.tracked(node, index)
             if tracked is not None:
                 self.block_all(tracked.axes, node, reason)
-                self.block_all((number.axis for number in tracked.numbers or ()), node, RELIED_ON)
+                self.rely(tracked.numbers, node)
         for index, output in enumerate(node.outputs):
             sizes = self.shape(output)
             if sizes is not None:
@@ -250,7 +284,7 @@ class Flow:
         self.work.append((node, tuple(axis for axis in axes if axis is not None), factor))
 
     def extent(self, value: ir.Value | None, axes: slice | None = None) -> int:
-        """How many elements a value has along `axes` (all but axis 1 by default), with symbolic axes as `shapes` assumes them."""
+        """How many elements a value has along `axes` (all but axis 1 by default); `shapes` assumes the symbolic ones."""
         sizes = self.shapes.assumed.get(str(value.name), ()) if value is not None else ()
         chosen = [*sizes[:1], *sizes[2:]] if axes is None else sizes[axes]
         return int(np.prod([size or 1 for size in chosen], dtype=np.int64))

@@ -1,13 +1,14 @@
 """Which channels live and die together: the coupling analysis of a whole graph, in time linear in its size.
 
-The axis rules record how positions flow (`axis_flow`); here ties become components, components that share a signature (the same
-axes of the same values) become interchangeable *units* of one `ChannelGroup`, and what is blocked becomes a barrier.
+The axis rules record how positions flow (`axis_flow`); here ties become components, components that share a signature
+(the same axes of the same values) become interchangeable *units* of one `ChannelGroup`, and what is blocked becomes a
+barrier.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +79,7 @@ class Channels:
 def analyse(model: ir.Model) -> Channels:
     """Find the channel groups and barriers of a model.
 
-    The model is only read. Time and memory grow with the sum of the sizes of all axes, not with the size of the weights.
+    The model is only read. Time and memory grow with the sum of the sizes of all axes, not with that of the weights.
     """
     flow = Flow(infer(model), graph.opset(model))
     for value in model.graph.inputs:
@@ -90,6 +91,7 @@ def analyse(model: ir.Model) -> Channels:
     for value in model.graph.outputs:
         tracked = flow.values.get(str(value.name))
         flow.block_all(tracked.axes if tracked else (), value.producer(), "reaches a graph output")
+        flow.rely(tracked.numbers if tracked else (), None)
     _tie_shared_weights(flow)
     _agree(flow)
     return _conclude(flow, tuple(model.graph))
@@ -108,9 +110,15 @@ def _visit(flow: Flow, node: ir.Node) -> None:
     rule(flow, node)
     if node.op_type not in KEEPS_NUMBERS:
         for index in range(len(node.inputs)):
-            flow.block_all((number.axis for number in flow.numbers(node, index) or ()), node, RELIED_ON)
+            flow.rely(flow.numbers(node, index), node)
+    if any(str(output.name) not in flow.values and _is_read(output) for output in node.outputs[1:]):
+        flow.barrier(node, "makes a further output that can't be followed")
     for output in node.outputs:
         _check_against_inference(flow, node, output)
+
+
+def _is_read(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def _check_against_inference(flow: Flow, node: ir.Node, output: ir.Value) -> None:
@@ -127,11 +135,12 @@ def _check_against_inference(flow: Flow, node: ir.Node, output: ir.Value) -> Non
 
 
 def _block_captured(flow: Flow, node: ir.Node, body: ir.Graph) -> None:
-    for inner in ir.traversal.RecursiveGraphIterator(body):
-        for value in inner.inputs:
-            tracked = flow.values.get(str(value.name)) if value is not None else None
-            if tracked is not None:
-                flow.block_all(tracked.axes, node, "is read inside a subgraph")
+    read = [value for inner in ir.traversal.RecursiveGraphIterator(body) for value in inner.inputs]
+    for value in (*read, *body.outputs):
+        tracked = flow.values.get(str(value.name)) if value is not None else None
+        if tracked is not None:
+            flow.block_all(tracked.axes, node, "is read inside a subgraph")
+            flow.rely(tracked.numbers, None)
 
 
 def _tie_shared_weights(flow: Flow) -> None:
@@ -147,10 +156,12 @@ def _tie_shared_weights(flow: Flow) -> None:
 
 
 def _agree(flow: Flow) -> None:
-    """Two axes that one stored integer describes must shrink alike."""
+    """Two axes that one stored integer describes must shrink alike; none may, where somebody needs the integer itself."""
     seen: dict[tuple[ir.Node, int | str, int | None], Ids] = {}
     for follower in flow.followers:
         key = (follower.node, follower.place, follower.element)
+        if key in flow.relied:
+            flow.block(follower.ids, follower.node, RELIED_ON)
         if key in seen and seen[key] is not follower.ids:
             flow.tie(seen[key], follower.ids, follower.node)
         seen.setdefault(key, follower.ids)
@@ -167,15 +178,18 @@ def _conclude(flow: Flow, nodes: tuple[ir.Node, ...]) -> Channels:
             break
         pending = rest
     component, blocked = _components(flow)
-    numbering = np.cumsum(~blocked) * ~blocked
+    numbering = np.where(blocked, 0, np.cumsum(~blocked)).astype(np.int64)
     component = numbering[component]
     count = int(numbering.max(initial=0)) + 1
     return Channels(flow, nodes, component, tuple(_groups(flow, component, count)), count)
 
 
 def _components(flow: Flow) -> tuple[npt.NDArray[np.int64], Mask]:
-    """The component of every id, and which components must stay: those with a blocked position, and those that no computed value
-    has (the kernel axes of a weight, the parameters of an operator whose rule leaves them alone)."""
+    """The component of every id, and which components must stay.
+
+    Those are the ones with a blocked position, and those that no computed value has: the kernel axes of a weight, and
+    the parameters of an operator whose rule leaves them alone.
+    """
     if flow.ties:
         first, second = (np.concatenate(side) for side in zip(*flow.ties, strict=True))
         flow.ties[:] = [(first, second)]
@@ -212,7 +226,7 @@ def _resolve(flow: Flow, product: Product, component: npt.NDArray[np.int64], blo
 
 
 def _cannot_lose(blocked: Mask, factor: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> bool:
-    """`cells` [len(factor), other]: is every position of the factor held, by itself, by a cell of it, or by being like its neighbours?"""
+    """`cells` [len(factor), other]: is every position of the factor held, by itself, by a cell, or as one of equals?"""
     return bool(blocked[factor].all() or blocked[cells].any(axis=1).all() or (cells == cells[:1]).all())
 
 
@@ -251,6 +265,15 @@ def _groups(flow: Flow, component: npt.NDArray[np.int64], count: int) -> Iterato
             number += 1
 
 
+def constants(flow: Flow) -> Iterator[tuple[str, tuple[Ids, ...]]]:
+    """The name and the axes of every constant, once per reader; fills by ConstantOfShape too."""
+    for use in flow.uses:
+        source = graph.constant_source(use.value)
+        yield str(source.name if source is not None else use.value.name), use.axes
+    for fill in flow.fills:
+        yield str(fill.node.outputs[0].name), fill.axes
+
+
 def _axes(flow: Flow) -> Iterator[Axis]:
     for tracked in flow.values.values():
         yield from tracked.axes
@@ -270,13 +293,13 @@ def _signatures(flow: Flow, component: npt.NDArray[np.int64], count: int) -> npt
     return signature
 
 
-def _members(flow: Flow, component: npt.NDArray[np.int64], signature: npt.NDArray[np.uint64]) -> dict[int, list[Member]]:
+def _members(
+    flow: Flow, component: npt.NDArray[np.int64], signature: npt.NDArray[np.uint64]
+) -> dict[int, list[Member]]:
     members: dict[int, list[Member]] = defaultdict(list)
     seen: set[tuple[str, int, int]] = set()
-    for use in flow.uses:
-        source = graph.constant_source(use.value)
-        name = str(source.name if source is not None else use.value.name)
-        for axis, ids in enumerate(use.axes):
+    for name, axes in constants(flow):
+        for axis, ids in enumerate(axes):
             if is_fixed(ids):
                 continue
             units, counts = np.unique(component[ids], return_counts=True)
@@ -299,11 +322,14 @@ def _depthwise(flow: Flow, component: npt.NDArray[np.int64], count: int) -> Mask
 def barriers(channels: Channels) -> list[Barrier]:
     """The barriers that hold at least one position of a stored constant, in graph order, one per node and reason."""
     flow = channels.flow
-    in_constants = np.zeros(flow.count, np.bool_)
-    for use in flow.uses:
-        for ids in use.axes:
-            in_constants[ids] = True
+    component, _ = _components(flow)
+    stored = np.zeros(flow.count, np.bool_)
+    for _, axes in constants(flow):
+        for ids in axes:
+            stored[component[ids]] = True
+    stored[component[FIXED]] = False
     found: dict[tuple[ir.Node | None, str], Barrier] = {}
     for barrier in flow.barriers:
-        found.setdefault((barrier.node, barrier.reason), barrier)
+        if stored[component[barrier.ids]].any():
+            found.setdefault((barrier.node, barrier.reason), barrier)
     return list(found.values())

@@ -38,13 +38,17 @@ def measure(model: ir.Model, channels: Channels | None = None) -> Cost:
     channels = analyse(model) if channels is None else channels
     kernels, synapses = _synapses(model)
     macs = CostModel(channels).macs(channels.nobody())
-    return Cost(count_parameters(model), macs, graph.stored_bytes(model), sum(map(len, channels.groups)), kernels, synapses)
+    return Cost(
+        count_parameters(model), macs, graph.stored_bytes(model), sum(map(len, channels.groups)), kernels, synapses
+    )
 
 
 def is_quantised_weight(value: ir.Value) -> bool:
     """Is an integer constant read as a weight, through DequantizeLinear or an operator on quantised numbers?"""
     return any(
-        (reader.op_type == "DequantizeLinear" and index == 0) or reader.op_type.startswith("QLinear") or reader.op_type.endswith("Integer")
+        (reader.op_type == "DequantizeLinear" and index == 0)
+        or reader.op_type.startswith("QLinear")
+        or reader.op_type.endswith("Integer")
         for reader, index in value.uses()
     )
 
@@ -117,10 +121,18 @@ def _stored_axes(channels: Channels) -> Iterable[tuple[tuple[Ids, ...], int]]:
     seen: set[int] = set()
     for use in channels.flow.uses:
         source, tensor = graph.constant_source(use.value), graph.constant_tensor(use.value)
-        if source is None or tensor is None or id(source) in seen or not (tensor.dtype in FLOATS or is_quantised_weight(source)):
+        if (
+            source is None
+            or tensor is None
+            or id(source) in seen
+            or not (tensor.dtype in FLOATS or is_quantised_weight(source))
+        ):
             continue
         seen.add(id(source))
         yield use.axes, 1
+    for fill in channels.flow.fills:
+        if _filled(fill.node):
+            yield fill.axes, 1
 
 
 class Terms:
@@ -160,7 +172,9 @@ class Terms:
         """The sum of all products with the components in `dead` gone."""
         total = 0
         for axes, factor in zip(self._axes, self.factors, strict=True):
-            total += factor * _product(self._channels.extent(ids, dead) if not is_fixed(ids) else len(ids) for ids in axes)
+            total += factor * _product(
+                self._channels.extent(ids, dead) if not is_fixed(ids) else len(ids) for ids in axes
+            )
         return total
 
     def current(self) -> int:
@@ -190,5 +204,3 @@ def _product(sizes: Iterable[int]) -> int:
     for size in sizes:
         result *= size
     return result
-
-

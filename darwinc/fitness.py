@@ -147,7 +147,10 @@ class _ReaderState:
         taken_over = np.linalg.solve(self.inverse[np.ix_(dying, dying)], across)
         inherited = self.gram[np.ix_(living, dying)] @ taken_over
         self.gram = (
-            self.gram[np.ix_(living, living)] - inherited - inherited.T + taken_over.T @ self.gram[np.ix_(dying, dying)] @ taken_over
+            self.gram[np.ix_(living, living)]
+            - inherited
+            - inherited.T
+            + taken_over.T @ self.gram[np.ix_(dying, dying)] @ taken_over
         )
         self.inverse = self.inverse[np.ix_(living, living)] - across.T @ taken_over
         self.units = self.units[living]

@@ -66,7 +66,9 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise InvalidModel(f"{path} is not an ONNX file, or is truncated: its bytes can't be parsed as a model.") from error
+        raise InvalidModel(
+            f"{path} is not an ONNX file, or is truncated: its bytes can't be parsed as a model."
+        ) from error
     except OSError as error:
         raise InvalidModel(f"{path} can't be read: {error.strerror}.") from error
     if not proto.HasField("graph") or not proto.opset_import:
@@ -81,8 +83,15 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
             continue
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
         pure = PurePosixPath(location)
-        if not location or pure.is_absolute() or ".." in pure.parts or not (folder / pure).resolve().is_relative_to(folder):
-            raise InvalidModel(f"{path} names external data outside its own folder ({location!r} for {tensor.name!r}); it was not read.")
+        if (
+            not location
+            or pure.is_absolute()
+            or ".." in pure.parts
+            or not (folder / pure).resolve().is_relative_to(folder)
+        ):
+            raise InvalidModel(
+                f"{path} names external data outside its own folder ({location!r} for {tensor.name!r}); it was not read."
+            )
         if not (folder / pure).is_file():
             raise InvalidModel(f"{path} needs the external data file {location!r} beside it, and there is none.")
 

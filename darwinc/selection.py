@@ -93,7 +93,12 @@ def reachable(channels: Channels, terms: Terms, limits: Limits) -> int:
 
 
 def select(
-    channels: Channels, terms: Terms, fitness: Fitness, need: int, limits: Limits, progress: Callable[[float], None] | None = None
+    channels: Channels,
+    terms: Terms,
+    fitness: Fitness,
+    need: int,
+    limits: Limits,
+    progress: Callable[[float], None] | None = None,
 ) -> Selection:
     """Let chunks of channels die, cheapest loss per unit saved first, until `need` is saved.
 
@@ -104,7 +109,13 @@ def select(
 
 class _Greedy:
     def __init__(
-        self, channels: Channels, terms: Terms, fitness: Fitness, need: int, limits: Limits, progress: Callable[[float], None] | None
+        self,
+        channels: Channels,
+        terms: Terms,
+        fitness: Fitness,
+        need: int,
+        limits: Limits,
+        progress: Callable[[float], None] | None,
     ) -> None:
         self.channels, self.terms, self.fitness, self.need, self.limits = channels, terms, fitness, need, limits
         self.progress = progress
@@ -120,7 +131,8 @@ class _Greedy:
             if self.outcome.saved >= self.need:
                 break
             finer = [
-                step if group.depthwise else max(1, step // divisor) for step, group in zip(self.steps, self.channels.groups, strict=True)
+                step if group.depthwise else max(1, step // divisor)
+                for step, group in zip(self.steps, self.channels.groups, strict=True)
             ]
             self._fine(finer)
         if self.outcome.saved < self.need - self.slack:

@@ -39,7 +39,9 @@ def infer(model: ir.Model) -> Shapes:
 def _settled(shape: ir.Shape | None) -> ir.Shape | None:
     if shape is None:
         return None
-    sizes = [size if isinstance(size, int) else FREE_BATCH if axis == 0 else FREE_EXTENT for axis, size in enumerate(shape)]
+    sizes = [
+        size if isinstance(size, int) else FREE_BATCH if axis == 0 else FREE_EXTENT for axis, size in enumerate(shape)
+    ]
     return ir.Shape(sizes)
 
 

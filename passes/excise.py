@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import ConstantUse, Follower, is_fixed
+from darwinc.axis_flow import ConstantUse, Fill, Follower, Ids, is_fixed
 from darwinc.channels import Channels, Mask
 from darwinc.console import Stage
 from darwinc.pipeline import Job, Pass
@@ -24,7 +24,7 @@ Kept = dict[str, dict[str, list[int]]]
 ZEROABLE: dict[str, frozenset[int]] = {
     **dict.fromkeys(("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization"), frozenset({1, 2})),
     **dict.fromkeys(("MatMul", "Add", "Sub", "Mul"), frozenset({0, 1})),
-    **dict.fromkeys(("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Slice", "Split", "Neg"), frozenset({0})),
+    **dict.fromkeys(("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "CastLike", "Slice", "Split", "Neg"), frozenset({0})),
     "Gemm": frozenset({0, 1, 2}),
     "PRelu": frozenset({1}),
     "Concat": frozenset(range(1024)),
@@ -49,6 +49,7 @@ def excise(model: ir.Model, channels: Channels, dead: Mask, *, zero: bool = Fals
     copy = model.clone()
     surgeon = _Surgeon(copy, channels, dead, Excision())
     surgeon.cut_constants(zero=zero)
+    surgeon.cut_fills(zero=zero)
     if not zero:
         surgeon.cut_integers()
         surgeon.cut_recorded_shapes()
@@ -74,6 +75,8 @@ class _Surgeon:
 
     def __post_init__(self) -> None:
         self.node = dict(zip(self.channels.nodes, self.model.graph, strict=True))
+        self.taken = {str(value.name) for value in (*self.model.graph.inputs, *self.model.graph.initializers.values())}
+        self.taken |= {str(value.name) for node in self.model.graph.all_nodes() for value in node.outputs}
 
     # Constants -----------------------------------------------------------------------------------------------------
 
@@ -88,10 +91,10 @@ class _Surgeon:
         for source, uses in by_source.items():
             self._cut_source(source, uses, zero=zero)
 
-    def _living(self, use: ConstantUse) -> dict[int, list[int]]:
+    def _cuts(self, axes: tuple[Ids, ...]) -> dict[int, list[int]]:
         """The indices kept along each axis that loses any."""
         cuts: dict[int, list[int]] = {}
-        for axis, ids in enumerate(use.axes):
+        for axis, ids in enumerate(axes):
             if is_fixed(ids):
                 continue
             living = self.channels.living(ids, self.dead)
@@ -102,7 +105,7 @@ class _Surgeon:
     def _cut_source(self, source: ir.Value, uses: list[ConstantUse], *, zero: bool) -> None:
         demands: list[tuple[dict[int, list[int]], list[ConstantUse]]] = []
         for use in uses:
-            cuts = self._living(use)
+            cuts = self._cuts(use.axes)
             match = next((entry for entry in demands if entry[0] == cuts), None)
             if match is None:
                 demands.append((cuts, [use]))
@@ -113,16 +116,28 @@ class _Surgeon:
         tensor = graph.constant_tensor(source)
         if tensor is None:
             return
-        alone = len(demands) == 1 and self._read_only_by(source, uses)
-        for cuts, readers in demands:
+        spare = all(cuts for cuts, _ in demands) and self._read_only_by(source, uses)
+        for cuts, readers in demands[::-1]:
             if not cuts:
                 continue
             array = _zeroed(tensor, cuts) if zero else _taken(tensor, cuts)
-            if alone:
+            if spare and readers is demands[0][1]:
                 graph.set_constant(source, ir.tensor(array, name=tensor.name))
                 self._note(source, readers, cuts)
             else:
                 self._give_copy(readers, array, cuts)
+
+    def cut_fills(self, *, zero: bool) -> None:
+        """ConstantOfShape is cut by its shape, an integer; zeroed, it takes a stored tensor to say it."""
+        for fill in self.channels.flow.fills:
+            cuts = self._cuts(fill.axes)
+            if not cuts:
+                continue
+            value = self.node[fill.node].outputs[0]
+            self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in cuts.items()}
+            if zero:
+                whole = ir.tensor(_filled(fill))
+                value.replace_all_uses_with(self._copy(str(value.name), _zeroed(whole, cuts)))
 
     def _read_only_by(self, source: ir.Value, uses: list[ConstantUse]) -> bool:
         """Is every reader of the constant (through Identity too) one that the analysis knows?"""
@@ -158,14 +173,14 @@ class _Surgeon:
 
     def _copy(self, read: str, array: Array) -> ir.Value:
         """A new initializer `<read>__<k>`."""
-        initializers = self.model.graph.initializers
-        name = next(name for number in itertools.count(1) if (name := f"{read}__{number}") not in initializers)
-        return self._initializer(name, array)
+        free = (f"{read}__{number}" for number in itertools.count(1))
+        return self._initializer(next(name for name in free if name not in self.taken), array)
 
     def _initializer(self, name: str, array: Array) -> ir.Value:
         tensor = ir.tensor(array, name=name)
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.model.graph.initializers.add(value)
+        self.taken.add(name)
         return value
 
     # Integers ------------------------------------------------------------------------------------------------------
@@ -180,6 +195,7 @@ class _Surgeon:
             else:
                 self._set_attribute(node, follower.place, follower.element, self._extent(follower))
         self._set_splits()
+        self._name_squeezed_axes()
         by_source: dict[ir.Value, list[tuple[ir.Node, int, Array]]] = defaultdict(list)
         for (node, index), followers in stored.items():
             source, tensor = graph.constant_source(node.inputs[index]), graph.constant_tensor(node.inputs[index])
@@ -221,8 +237,28 @@ class _Surgeon:
                 node.attributes["split"] = ir.AttrInt64s("split", numbers)
                 continue
             node.attributes.pop("num_outputs", None)
-            node.resize_inputs(2)
-            node.replace_input_with(1, self._initializer(f"darwinc/{graph.label(node)}/split", np.asarray(numbers, np.int64)))
+            self._add_input(node, 1, "split", numbers)
+
+    def _name_squeezed_axes(self) -> None:
+        """A Squeeze that names no axes would take an axis with one channel left along."""
+        for original, node in self.node.items():
+            named = "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None)
+            if node.op_type != "Squeeze" or not graph.is_standard(node) or named:
+                continue
+            axes = self.channels.flow.axes(original, 0) or ()
+            if all(ids is None or len(ids) == 1 or self.channels.extent(ids, self.dead) > 1 for ids in axes):
+                continue
+            single = [axis for axis, ids in enumerate(axes) if ids is not None and len(ids) == 1]
+            if self.channels.flow.opset < 13:
+                node.attributes["axes"] = ir.AttrInt64s("axes", single)
+            else:
+                self._add_input(node, 1, "axes", single)
+
+    def _add_input(self, node: ir.Node, index: int, what: str, numbers: list[int]) -> None:
+        """Write down, in a constant of its own, what was implied."""
+        node.resize_inputs(index + 1)
+        name = f"darwinc/{graph.label(node)}/{what}"
+        node.replace_input_with(index, self._initializer(name, np.asarray(numbers, np.int64)))
 
     def _set_integers(self, source: ir.Value, changes: list[tuple[ir.Node, int, Array]]) -> None:
         readers = {(reader, index) for reader, index in source.uses()}
@@ -259,6 +295,13 @@ def _aliases(value: ir.Value | None) -> list[ir.Value]:
         found.append(value)
         value = node.inputs[0]
     return found
+
+
+def _filled(fill: Fill) -> Array:
+    """What a ConstantOfShape makes."""
+    value = fill.node.attributes.get("value")
+    tensor = ir.tensor(np.zeros(1, np.float32)) if value is None else value.as_tensor()
+    return np.full([len(ids) for ids in fill.axes], tensor.numpy().ravel()[0], tensor.numpy().dtype)
 
 
 def _taken(tensor: ir.TensorProtocol, cuts: dict[int, list[int]]) -> Array:

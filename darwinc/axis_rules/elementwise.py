@@ -11,6 +11,9 @@ from darwinc.axis_flow import Axis, Flow, fixed, is_fixed
 LINEAR = frozenset({"Identity", "Neg", "Mul", "Add", "Sub", "Cast", "CastLike"})
 """Elementwise operators that keep weights weights: what is zero in every operand stays zero."""
 
+ADDING = frozenset({"Add", "Sub"})
+"""Of those, the ones where what is broadcast (and so isn't zero anywhere) would spoil the zeros."""
+
 
 def elementwise(flow: Flow, node: ir.Node) -> None:
     """Any number of operands, broadcast against each other as numpy does."""
@@ -20,8 +23,10 @@ def elementwise(flow: Flow, node: ir.Node) -> None:
         return
     tracked = [operand for operand in operands if operand is not None]
     numbers = tracked[0].numbers if node.op_type in ("Identity", "Cast") else None
-    weight = node.op_type in LINEAR and all(operand.weight for operand in tracked)
     axes = broadcast(flow, node, [operand.axes for operand in tracked])
+    weight = node.op_type in LINEAR and all(operand.weight for operand in tracked)
+    if node.op_type in ADDING:
+        weight = weight and all(_lengths(operand.axes) == _lengths(axes) for operand in tracked)
     for output in range(len(node.outputs)):
         flow.put(node, axes, output=output, weight=weight, numbers=numbers)
 
@@ -44,6 +49,10 @@ def broadcast(flow: Flow, node: ir.Node, operands: Sequence[Sequence[Axis]]) -> 
         meeting = [axes[place] for axes in operands if len(axes) >= -place]
         result.append(_merge(flow, node, meeting))
     return tuple(result)
+
+
+def _lengths(axes: Sequence[Axis]) -> list[int | None]:
+    return [None if ids is None else len(ids) for ids in axes]
 
 
 def _merge(flow: Flow, node: ir.Node, meeting: Sequence[Axis]) -> Axis:

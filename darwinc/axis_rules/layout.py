@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import RELIED_ON, Axis, Flow, Follower, Ids, Number, Tracked, fixed, fixed_like, is_fixed
+from darwinc.axis_flow import Axis, Fill, Flow, Follower, Ids, Number, Tracked, fixed, fixed_like, is_fixed
 
 UNKNOWN = "the shape of its input is unknown"
 END = np.iinfo(np.int32).max
@@ -51,9 +51,11 @@ def _joined(flow: Flow, node: ir.Node, parts: list[Tracked]) -> tuple[Number, ..
     for part in parts:
         length = part.axes[0] if len(part.axes) == 1 else None
         if part.numbers is None and length is None:
-            flow.block_all((number.axis for other in parts for number in other.numbers or ()), node, RELIED_ON)
+            flow.rely((number for other in parts for number in other.numbers or ()), node)
             return None
-        joined.extend(part.numbers if part.numbers is not None else [Number(None)] * len(length if length is not None else ()))
+        joined.extend(
+            part.numbers if part.numbers is not None else [Number(None)] * len(length if length is not None else ())
+        )
     return tuple(joined) if any(part.numbers is not None for part in parts) else None
 
 
@@ -69,7 +71,15 @@ def split(flow: Flow, node: ir.Node) -> None:
     if ids is None or any(size is None or size[axis] is None for size in sizes):
         flow.block(ids, node, "is split into pieces of unknown size")
         for index, size in enumerate(sizes):
-            flow.put(node, (*data.axes[:axis], None if size is None or size[axis] is None else fixed(size[axis] or 0), *data.axes[axis + 1 :]), output=index)
+            flow.put(
+                node,
+                (
+                    *data.axes[:axis],
+                    None if size is None or size[axis] is None else fixed(size[axis] or 0),
+                    *data.axes[axis + 1 :],
+                ),
+                output=index,
+            )
         return
     widths = [int(size[axis] or 0) for size in sizes if size is not None]
     pieces = np.split(ids, np.cumsum(widths)[:-1])
@@ -89,7 +99,10 @@ def slice_(flow: Flow, node: ir.Node) -> None:
         flow.barrier(node, UNKNOWN)
         return
     attributes = flow.opset < 10
-    given = [graph.integers(node, name) if attributes else flow.known(node, index) for index, name in ((1, "starts"), (2, "ends"), (3, "axes"))]
+    given = [
+        graph.integers(node, name) if attributes else flow.known(node, index)
+        for index, name in ((1, "starts"), (2, "ends"), (3, "axes"))
+    ]
     starts, ends, along = given
     steps = flow.known(node, 4) if not attributes and len(node.inputs) > 4 and node.inputs[4] is not None else None
     if starts is None or ends is None:
@@ -114,7 +127,9 @@ def slice_(flow: Flow, node: ir.Node) -> None:
     flow.put(node, axes, weight=data.weight, numbers=_sliced(flow, node, data.numbers, starts, ends, steps))
 
 
-def _follow_bound(flow: Flow, node: ir.Node, index: int, name: str, element: int, bound: int, before: Ids, size: int) -> None:
+def _follow_bound(
+    flow: Flow, node: ir.Node, index: int, name: str, element: int, bound: int, before: Ids, size: int
+) -> None:
     """A stored start or end is the number of living positions before it."""
     if abs(bound) >= END or (is_fixed(before) and 0 <= bound < size):
         return
@@ -128,10 +143,15 @@ def _follow_bound(flow: Flow, node: ir.Node, index: int, name: str, element: int
 
 
 def _sliced(
-    flow: Flow, node: ir.Node, numbers: tuple[Number, ...] | None, starts: list[int], ends: list[int], steps: list[int] | None
+    flow: Flow,
+    node: ir.Node,
+    numbers: tuple[Number, ...] | None,
+    starts: list[int],
+    ends: list[int],
+    steps: list[int] | None,
 ) -> tuple[Number, ...] | None:
     if numbers is None or len(starts) != 1:
-        flow.block_all((number.axis for number in numbers or ()), node, RELIED_ON)
+        flow.rely(numbers, node)
         return None
     return numbers[slice(starts[0], ends[0], steps[0] if steps else 1)]
 
@@ -143,7 +163,7 @@ def pad(flow: Flow, node: ir.Node) -> None:
         flow.barrier(node, UNKNOWN)
         return
     in_attribute = flow.opset < 11
-    pads = (graph.integers(node, "pads") or graph.integers(node, "paddings")) if in_attribute else flow.known(node, 1)
+    pads = graph.integers(node, "pads") if in_attribute else flow.known(node, 1)
     along = flow.known(node, 3) if len(node.inputs) > 3 and node.inputs[3] is not None else list(range(len(axes)))
     if pads is None or along is None:
         flow.barrier(node, "pads by amounts that are computed in the graph")
@@ -158,7 +178,10 @@ def pad(flow: Flow, node: ir.Node) -> None:
             flow.block(ids, node, "pads this axis")
             result[axis] = fixed(int(sizes[axis] or 0)) if sizes is not None and sizes[axis] is not None else None
             continue
-        ends = [_padding(flow, node, k + side * len(along), amount, in_attribute) for side, amount in enumerate((before, after))]
+        ends = [
+            _padding(flow, node, k + side * len(along), amount, in_attribute)
+            for side, amount in enumerate((before, after))
+        ]
         result[axis] = np.concatenate([ends[0], ids, ends[1]])
     flow.put(node, result)
 
@@ -179,19 +202,19 @@ def resize(flow: Flow, node: ir.Node) -> None:
     if axes is None or sizes is None:
         flow.barrier(node, UNKNOWN)
         return
-    stored = flow.numbers(node, 3) if len(node.inputs) > 3 else None
-    along = graph.integers(node, "axes") or list(range(len(axes)))
+    by_size = len(node.inputs) > 3 and node.inputs[3] is not None
+    along = [axis % len(axes) for axis in graph.integers(node, "axes") or range(len(axes))]
+    stored = dict(zip(along, flow.numbers(node, 3) or (), strict=False)) if by_size else {}
     result: list[Axis] = []
     for axis, ids in enumerate(axes):
-        if ids is None or is_fixed(ids):
-            result.append(fixed_like(sizes[axis : axis + 1])[0])
-        elif sizes[axis] != len(ids):
-            flow.block(ids, node, "resizes this axis")
-            result.append(fixed_like(sizes[axis : axis + 1])[0])
-        else:
-            if len(node.inputs) > 3 and node.inputs[3] is not None and axis in along:
-                flow.follow(stored[along.index(axis)] if stored is not None else None, ids, node)
+        if ids is not None and sizes[axis] == len(ids):
+            if by_size and axis in along:
+                flow.follow(stored.get(axis), ids, node)
             result.append(ids)
+        else:
+            flow.block(ids, node, "resizes this axis")
+            flow.rely([stored[axis]] if axis in stored else (), node)
+            result.append(fixed_like(sizes[axis : axis + 1])[0])
     flow.put(node, result)
 
 
@@ -202,7 +225,11 @@ def depth_to_space(flow: Flow, node: ir.Node) -> None:
     if axes is None or axes[1] is None:
         flow.barrier(node, UNKNOWN)
         return
-    ids = axes[1].reshape(block * block, -1) if graph.text(node, "mode", "DCR") == "DCR" else axes[1].reshape(-1, block * block).T
+    ids = (
+        axes[1].reshape(block * block, -1)
+        if graph.text(node, "mode", "DCR") == "DCR"
+        else axes[1].reshape(-1, block * block).T
+    )
     if ids.shape[1] == 1:
         flow.block(axes[1], node, "an axis of one channel can't lose it")
     flow.tie(np.broadcast_to(ids[0], ids[1:].shape).ravel(), ids[1:].ravel(), node)
@@ -232,28 +259,44 @@ def gather(flow: Flow, node: ir.Node) -> None:
     if data.numbers is not None and chosen is not None:
         numbers = tuple(data.numbers[place] for place in chosen)
     elif data.numbers is not None:
-        flow.block_all((number.axis for number in data.numbers), node, RELIED_ON)
-    flow.put(node, (*data.axes[:axis], *(None if ids is None else fixed(len(ids)) for ids in indices.axes), *data.axes[axis + 1 :]), numbers=numbers)
+        flow.rely(data.numbers, node)
+    flow.put(
+        node,
+        (
+            *data.axes[:axis],
+            *(None if ids is None else fixed(len(ids)) for ids in indices.axes),
+            *data.axes[axis + 1 :],
+        ),
+        numbers=numbers,
+    )
 
 
 def expand(flow: Flow, node: ir.Node) -> None:
     """Broadcast to a stored or computed shape."""
     axes, sizes = flow.axes(node, 0), flow.shape(node.outputs[0])
-    numbers = flow.numbers(node, 1)
     if axes is None or sizes is None:
         flow.barrier(node, UNKNOWN)
         return
+    flow.rely(flow.numbers(node, 0), node)
+    numbers = flow.numbers(node, 1) or ()
     result: list[Axis] = []
     for place in range(-len(sizes), 0):
         ids = axes[place] if len(axes) >= -place else fixed(1)
-        number = numbers[place] if numbers is not None and len(numbers) >= -place else None
-        if ids is not None and len(ids) == 1 and sizes[place] != 1:
-            result.append(number.axis if number is not None and number.axis is not None else fixed_like((sizes[place],))[0])
-            continue
-        if number is None or number.value != 1:
-            flow.follow(number, ids, node)
-        result.append(ids)
+        number = numbers[place] if len(numbers) >= -place else None
+        result.append(_spread(flow, node, ids, number, sizes[place]))
     flow.put(node, result)
+
+
+def _spread(flow: Flow, node: ir.Node, ids: Axis, number: Number | None, size: int | None) -> Axis:
+    """One axis of Expand: one position becomes `size`, or the axis meets its own size, or 1."""
+    if ids is not None and len(ids) == 1 and size != 1:
+        if number is not None and number.axis is not None:
+            return number.axis
+        flow.rely([number] if number is not None else (), node)
+        return fixed_like((size,))[0]
+    if number is None or number.value != 1:
+        flow.follow(number, ids, node)
+    return ids
 
 
 def tile(flow: Flow, node: ir.Node) -> None:
@@ -262,8 +305,19 @@ def tile(flow: Flow, node: ir.Node) -> None:
     if axes is None or repeats is None:
         flow.barrier(node, "repeats a number of times that is computed in the graph")
         return
-    flow.put(node, [ids if ids is None and count == 1 else None if ids is None else np.tile(ids, count) if ids.any() else fixed(len(ids) * count)
-                    for ids, count in zip(axes, repeats, strict=True)])
+    flow.put(
+        node,
+        [
+            ids
+            if ids is None and count == 1
+            else None
+            if ids is None
+            else np.tile(ids, count)
+            if ids.any()
+            else fixed(len(ids) * count)
+            for ids, count in zip(axes, repeats, strict=True)
+        ],
+    )
 
 
 def squeeze(flow: Flow, node: ir.Node) -> None:
@@ -274,8 +328,14 @@ def squeeze(flow: Flow, node: ir.Node) -> None:
         return
     given = graph.integers(node, "axes") or (flow.known(node, 1) if len(node.inputs) > 1 else None)
     rank = len(data.axes)
-    gone = {axis % rank for axis in given} if given is not None else {axis for axis, ids in enumerate(data.axes) if ids is not None and len(ids) == 1}
-    flow.put(node, [ids for axis, ids in enumerate(data.axes) if axis not in gone], weight=data.weight, numbers=data.numbers)
+    gone = (
+        {axis % rank for axis in given}
+        if given is not None
+        else {axis for axis, ids in enumerate(data.axes) if ids is not None and len(ids) == 1}
+    )
+    flow.put(
+        node, [ids for axis, ids in enumerate(data.axes) if axis not in gone], weight=data.weight, numbers=data.numbers
+    )
 
 
 def unsqueeze(flow: Flow, node: ir.Node) -> None:
@@ -287,7 +347,9 @@ def unsqueeze(flow: Flow, node: ir.Node) -> None:
         return
     rank = len(data.axes) + len(given)
     new, old = {axis % rank for axis in given}, iter(data.axes)
-    flow.put(node, [fixed(1) if axis in new else next(old) for axis in range(rank)], weight=data.weight, numbers=data.numbers)
+    flow.put(
+        node, [fixed(1) if axis in new else next(old) for axis in range(rank)], weight=data.weight, numbers=data.numbers
+    )
 
 
 def shape(flow: Flow, node: ir.Node) -> None:
@@ -302,19 +364,22 @@ def shape(flow: Flow, node: ir.Node) -> None:
 
 
 def constant_of_shape(flow: Flow, node: ir.Node) -> None:
-    """A filled tensor: a weight whose size is a stored or computed shape."""
+    """A filled tensor: a weight where its shape is stored."""
     numbers = flow.numbers(node, 0)
     sizes = flow.shape(node.outputs[0])
     if numbers is None or sizes is None:
         flow.barrier(node, UNKNOWN)
         return
+    if graph.constant_source(node.inputs[0]) is not None:
+        stored = [flow.fresh(int(number.value or 0)) for number in numbers]
+        for number, ids in zip(numbers, stored, strict=True):
+            flow.follow(number, ids, node)
+        flow.fills.append(Fill(node, tuple(stored)))
+        flow.put(node, stored, weight=True)
+        return
     axes: list[Axis] = []
     for number, size in zip(numbers, sizes, strict=False):
-        if number.axis is not None or size is None:
-            axes.append(number.axis)
-            continue
-        ids = flow.fresh(size)
-        flow.follow(number, ids, node)
-        axes.append(ids)
-    flow.put(node, axes, weight=all(number.origin is not None for number in numbers))
-
+        if number.axis is None:
+            flow.rely([number], node)
+        axes.append(number.axis if number.axis is not None else fixed_like((size,))[0])
+    flow.put(node, axes)

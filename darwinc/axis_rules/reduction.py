@@ -34,7 +34,9 @@ def reduction(flow: Flow, node: ir.Node) -> None:
     keep = graph.integer(node, "keepdims", 1)
     for axis in reduced:
         flow.block(axes[axis], node, "reduces over this axis")
-    flow.put(node, [fixed(1) if axis in reduced else ids for axis, ids in enumerate(axes) if keep or axis not in reduced])
+    flow.put(
+        node, [fixed(1) if axis in reduced else ids for axis, ids in enumerate(axes) if keep or axis not in reduced]
+    )
 
 
 def _reduced_axes(flow: Flow, node: ir.Node, rank: int) -> set[int] | None:
@@ -86,7 +88,9 @@ def whole_channels(flow: Flow, node: ir.Node) -> None:
     if axes is None:
         flow.barrier(node, UNKNOWN)
         return
-    first = graph.integer(node, "axis", -1) % len(axes) if node.op_type in ("LayerNormalization", "RMSNormalization") else 1
+    first = (
+        graph.integer(node, "axis", -1) % len(axes) if node.op_type in ("LayerNormalization", "RMSNormalization") else 1
+    )
     flow.block_all(axes[first:], node, "normalises over this axis")
     for output in range(len(node.outputs)):
         flow.put(node, axes if output == 0 else fixed_like(flow.shape(node.outputs[output]) or ()), output=output)

@@ -156,7 +156,9 @@ def _split(flow: Flow, node: ir.Node, merged: Ids, sizes: Sequence[int]) -> list
     return [rows, *_split(flow, node, columns, sizes[1:])]
 
 
-def _follow(flow: Flow, node: ir.Node, old: Sequence[Axis], new: Sequence[Axis], numbers: tuple[Number, ...] | None) -> None:
+def _follow(
+    flow: Flow, node: ir.Node, old: Sequence[Axis], new: Sequence[Axis], numbers: tuple[Number, ...] | None
+) -> None:
     """Every stored size of an axis that may shrink must follow it; 0 and -1 follow by themselves."""
     for place, ids in enumerate(new):
         number = numbers[place] if numbers is not None and place < len(numbers) else None

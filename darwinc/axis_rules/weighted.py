@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,17 +29,28 @@ def transposed_convolution(flow: Flow, node: ir.Node) -> None:
 
 def _convolve(flow: Flow, node: ir.Node, *, transposed: bool) -> None:
     data, weight = flow.tracked(node, 0), flow.tracked(node, 1)
-    if data is None or weight is None or data.axes[1] is None or weight.axes[0] is None or weight.axes[1] is None:
+    if data is None or weight is None or len(data.axes) < 3 or len(weight.axes) < 3:
         flow.barrier(node, UNKNOWN)
         return
     groups = graph.integer(node, "group", 1)
     channels, (rows, columns, *kernel) = data.axes[1], weight.axes
+    if channels is None or rows is None or columns is None:
+        flow.barrier(node, UNKNOWN)
+        return
     flow.block_all(data.axes[2:], node, "slides over this axis")
     inputs, outputs = (rows, columns) if transposed else (columns, rows)
     if groups > 1 and len(channels) == groups:
         outputs = _whole_groups(flow, node, channels, inputs, outputs, transposed=transposed)
     else:
-        _contract(flow, node, weight, channels, inputs if transposed else np.tile(inputs, groups), groups, axis=0 if transposed else 1)
+        _contract(
+            flow,
+            node,
+            weight,
+            channels,
+            inputs if transposed else np.tile(inputs, groups),
+            groups,
+            axis=0 if transposed else 1,
+        )
         _balance(flow, node, (channels, rows), groups)
         outputs = np.tile(outputs, groups) if transposed else outputs
     bias = flow.axes(node, 2)
@@ -61,7 +73,9 @@ def _whole_groups(flow: Flow, node: ir.Node, channels: Ids, inputs: Ids, outputs
     return outputs
 
 
-def _contract(flow: Flow, node: ir.Node, weight: Tracked, channels: Ids, columns: Ids, groups: int, *, axis: int) -> None:
+def _contract(
+    flow: Flow, node: ir.Node, weight: Tracked, channels: Ids, columns: Ids, groups: int, *, axis: int
+) -> None:
     flow.tie(channels, columns, node)
     if weight.weight:
         flow.readers.append(Reader(node, 0, 1, 1, axis, groups, channels))
@@ -100,7 +114,7 @@ def gemm(flow: Flow, node: ir.Node) -> None:
     if bias is not None:
         broadcast(flow, node, [(rows, columns), bias])
     flow.put(node, (rows, columns))
-    flow.multiply(node, right.axes, flow.extent(node.outputs[0], slice(0, 1)))
+    _multiply(flow, node, (rows, columns), left.axes[1 - across])
 
 
 def matmul(flow: Flow, node: ir.Node) -> None:
@@ -112,15 +126,16 @@ def matmul(flow: Flow, node: ir.Node) -> None:
     a, b = left.axes, right.axes
     _meet(flow, node, _Operand(0, left, len(a) - 1), _Operand(1, right, max(len(b) - 2, 0)))
     batch = broadcast(flow, node, [a[:-2], b[:-2]])
-    flow.put(node, (*batch, *a[-2:-1], *b[-1:][: len(b) - 1]))
-    if right.weight:
-        flow.multiply(node, b, flow.extent(node.outputs[0], slice(0, -1 if len(b) > 1 else None)) // max(_size(b[:-2]), 1))
-    else:
-        flow.multiply(node, a, flow.extent(node.outputs[0], slice(None)) // max(flow.extent(node.inputs[0], slice(0, -1)), 1))
+    result = (*batch, *a[-2:-1], *b[-1:][: len(b) - 1])
+    flow.put(node, result)
+    _multiply(flow, node, result, a[-1] if a[-1] is not None else b[max(len(b) - 2, 0)])
 
 
-def _size(axes: Sequence[Axis]) -> int:
-    return int(np.prod([len(axis) for axis in axes if axis is not None], dtype=np.int64))
+def _multiply(flow: Flow, node: ir.Node, result: Sequence[Axis], inner: Axis) -> None:
+    """One MAC for every element of the result and every position of the axis that is summed over."""
+    sizes = flow.shapes.assumed.get(str(node.outputs[0].name), (1,) * len(result))
+    unknown = [size or 1 for size, ids in zip(sizes, result, strict=True) if ids is None]
+    flow.multiply(node, (*result, inner), math.prod(unknown))
 
 
 def _meet(flow: Flow, node: ir.Node, left: _Operand, right: _Operand) -> None:
