@@ -36,7 +36,7 @@ SYNTHETIC_MACS = 80e9
 FEWEST_SYNTHETIC, MOST_SYNTHETIC = 8, 512
 FRONTIER_BYTES = 768 * 2**20
 """What both networks' values between two nodes may take, for all samples together."""
-SYNTHETIC_FRONTIER_BYTES = 256 * 2**20
+SYNTHETIC_FRONTIER_BYTES = 192 * 2**20
 HOLDOUT = 8
 """One batch in this many only judges."""
 
@@ -51,7 +51,6 @@ class Calibration:
     rung: str
     twin: TorchGraph | None
     batches: list[Feed]
-    statistics: Statistics | None = None
 
     @property
     def holdout(self) -> int:
@@ -87,24 +86,22 @@ def calibration_of(job: Job) -> Calibration:
 
 
 def statistics_of(job: Job, stage: Stage) -> Statistics:
-    """The statistics of every reader, gathered once."""
+    """The statistics of every reader. They are large: whoever asks holds them as long as needed, and nobody else does."""
     calibration = calibration_of(job)
-    if calibration.statistics is None:
-        if calibration.twin is None:
-            calibration.statistics = from_weights(job.channels)
-        else:
-            stage.say(f"calibrating on {calibration.samples} samples")
-            calibration.statistics = gather(
-                calibration.twin,
-                job.channels,
-                calibration.batches,
-                rung=calibration.rung,
-                seed=job.seed,
-                gradients=True,
-                progress=lambda done: stage.at(done / calibration.samples),
-            )
-            stage.at(1.0)
-    return calibration.statistics
+    if calibration.twin is None:
+        return from_weights(job.channels)
+    stage.say(f"calibrating on {calibration.samples} samples")
+    found = gather(
+        calibration.twin,
+        job.channels,
+        calibration.batches,
+        rung=calibration.rung,
+        seed=job.seed,
+        gradients=True,
+        progress=lambda done: stage.at(done / calibration.samples),
+    )
+    stage.at(1.0)
+    return found
 
 
 def _from_data(twin: TorchGraph, samples: Samples, limit: int, seed: int) -> Calibration:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+WIDEST_DOUBLE = 1024
+"""Inputs above which moments are factored in single precision, whose rounding the ridge covers."""
 ROUNDS = 3
 
 
@@ -58,11 +60,13 @@ class LayerFit:
     def __init__(self, seen: Rows, held: Rows, weight: torch.Tensor, offset: torch.Tensor | None) -> None:
         self.seen, self.held = seen, held
         self.current = Solution(weight, offset, self._error(weight, offset), None)
-        count = seen.x.shape[1]
         self.mean = seen.x.mean(1, dtype=torch.float64) if offset is not None else torch.zeros_like(seen.x[:, 0], dtype=torch.float64)
-        centred = seen.x - self.mean.to(seen.x.dtype).unsqueeze(1)
-        self.moment = (centred.transpose(1, 2) @ centred).double() / count
-        self.centred = centred
+        precision = torch.float64 if seen.x.shape[2] <= WIDEST_DOUBLE else torch.float32
+        square = (seen.x.transpose(1, 2) @ seen.x).to(precision) / seen.x.shape[1]
+        mean = self.mean.to(precision)
+        self.moment = square - mean.unsqueeze(2) * mean.unsqueeze(1)
+        self.explained = self.moment @ weight.to(precision)
+        self.factors: dict[float, torch.Tensor | None] = {}
 
     def best(self) -> Solution:
         """The candidate of least held-out error; the present weights (`ridge` None) where nothing is better."""
@@ -83,17 +87,24 @@ class LayerFit:
             found.append(present)
         return found
 
+    def _factor(self, ridge: float) -> torch.Tensor | None:
+        """The Cholesky factor of the moments with a ridge of each input's own variance; None where they aren't positive."""
+        if ridge not in self.factors:
+            scale = torch.diagonal(self.moment, dim1=1, dim2=2).clamp_min(0)
+            scale = scale.clamp_min(1e-8 * float(scale.mean()) + 1e-30)
+            factor, failed = torch.linalg.cholesky_ex(self.moment + torch.diag_embed(scale * ridge))
+            self.factors[ridge] = None if bool(failed.any()) else factor
+        return self.factors[ridge]
+
     def _solve(self, target: torch.Tensor, ridge: float) -> Solution | None:
+        factor = self._factor(ridge)
+        if factor is None:
+            return None
         weight, offset = self.current.weight, self.current.offset
         mean_t = target.mean(1, dtype=torch.float64) if offset is not None else torch.zeros_like(target[:, 0], dtype=torch.float64)
-        shifted = target - mean_t.to(target.dtype).unsqueeze(1)
-        cross = (self.centred.transpose(1, 2) @ shifted).double() / target.shape[1]
-        scale = torch.diagonal(self.moment, dim1=1, dim2=2).clamp_min(0)
-        scale = scale.clamp_min(1e-8 * float(scale.mean()) + 1e-30)
-        factor, failed = torch.linalg.cholesky_ex(self.moment + torch.diag_embed(scale * ridge))
-        if bool(failed.any()):
-            return None
-        solved = weight + torch.cholesky_solve(cross - self.moment @ weight, factor)
+        cross = (self.seen.x.transpose(1, 2) @ target).to(factor.dtype) / target.shape[1]
+        cross = cross - (self.mean.unsqueeze(2) * mean_t.unsqueeze(1)).to(factor.dtype)
+        solved = weight + torch.cholesky_solve(cross - self.explained, factor).double()
         moved = None if offset is None else mean_t - (solved.transpose(1, 2) @ self.mean.unsqueeze(2)).squeeze(2)
         return Solution(solved, moved, self._error(solved, moved), ridge)
 

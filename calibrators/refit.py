@@ -21,7 +21,7 @@ LARGEST = 4608
 """Inputs (channels times kernel taps) above which a layer is not refitted: its moments would not fit a bounded memory."""
 
 MOST_ROWS = 131072
-MOST_ELEMENTS = 2**25
+MOST_ELEMENTS = 2**24
 """Elements of a layer's rows, inputs and outputs together, that are held at once."""
 
 
@@ -81,6 +81,9 @@ class Refitter:
             return
         offset = find_offset(twin, site, readers, groups * outputs)
         seen, held = self._rows(site, weight, find_aftermath(self.lockstep, site, readers), generator)
+        if seen.x.shape[1] < inputs * taps:
+            self.skipped.append((site.step.name, f"the samples have {seen.x.shape[1]} rows for its {inputs * taps} inputs"))
+            return
         fit = LayerFit(seen, held, matrix.double().flatten(2).transpose(1, 2), None if offset is None else offset.value(groups))
         best = fit.best()
         self.results.append(Fitted(site.step.name, fit.current.error, best.error, best.ridge))

@@ -1,7 +1,7 @@
 """darwinc makes neural networks smaller by evolution: ONNX in, a smaller and proven ONNX out.
 
-    from darwinc import Settings, Target, compress
-    result = compress("model.onnx", target=Target("sparsity", 0.5), output="small.onnx")
+    import darwinc
+    result = darwinc.compress("model.onnx", target=0.5, output="small.onnx")
 
 Names load on first use, so that `import darwinc` costs nothing.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from darwinc.compress import Result, Settings, Target, compress
+    from darwinc.compression import Result, Settings, Target, compress
 
 __all__ = ["Result", "Settings", "Target", "__version__", "compress"]
 __version__ = "0.1.0"
@@ -22,4 +22,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'darwinc' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module("darwinc.compress"), name)
+    return getattr(importlib.import_module("darwinc.compression"), name)

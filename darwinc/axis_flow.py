@@ -284,7 +284,7 @@ class Flow:
         self.work.append((node, tuple(axis for axis in axes if axis is not None), factor))
 
     def extent(self, value: ir.Value | None, axes: slice | None = None) -> int:
-        """How many elements a value has along `axes` (all but axis 1 by default); `shapes` assumes the symbolic ones."""
+        """How many elements a value has along `axes` (by default all but axis 1); `shapes` assumes symbolic ones."""
         sizes = self.shapes.assumed.get(str(value.name), ()) if value is not None else ()
         chosen = [*sizes[:1], *sizes[2:]] if axes is None else sizes[axes]
         return int(np.prod([size or 1 for size in chosen], dtype=np.int64))

@@ -156,7 +156,7 @@ def _tie_shared_weights(flow: Flow) -> None:
 
 
 def _agree(flow: Flow) -> None:
-    """Two axes that one stored integer describes must shrink alike; none may, where somebody needs the integer itself."""
+    """Axes that one stored integer describes must shrink alike, or not at all where somebody needs the integer."""
     seen: dict[tuple[ir.Node, int | str, int | None], Ids] = {}
     for follower in flow.followers:
         key = (follower.node, follower.place, follower.element)
@@ -214,7 +214,7 @@ def _components(flow: Flow) -> tuple[npt.NDArray[np.int64], Mask]:
 
 
 def _resolve(flow: Flow, product: Product, component: npt.NDArray[np.int64], blocked: Mask) -> bool:
-    """Where one factor can't lose anything, or the cells don't differ along it, the cells follow the other factor alone."""
+    """Where one factor can't lose anything, or cells don't differ along it, the cells follow the other factor alone."""
     cells = component[product.cells]
     if _cannot_lose(blocked, component[product.columns], cells.T):
         _follow_factor(flow, product.rows, product.columns, product.cells, product.node)

@@ -54,7 +54,7 @@ def is_quantised_weight(value: ir.Value) -> bool:
 
 
 def count_parameters(model: ir.Model) -> int:
-    """Elements of every floating constant of the top-level graph, of fills by ConstantOfShape, and of quantised weights."""
+    """Elements of every floating constant of the top-level graph, of ConstantOfShape fills and of quantised weights."""
     values = dict(model.graph.initializers)
     values |= {str(node.outputs[0].name): node.outputs[0] for node in model.graph if node.op_type == "Constant"}
     total = 0

@@ -1,7 +1,7 @@
 """The Darwinian Score and its rivals: how much the loss would rise if a channel died, from statistics alone.
 
-Sources: Optimal Brain Surgeon (Hassibi and Stork, 1993) for the product of diversity and contribution; Molchanov et al. (2017)
-for first-order Taylor; Li et al. (2017) for L1. Everything here is numpy on small matrices, in float64.
+Sources: Optimal Brain Surgeon (Hassibi and Stork, 1993) for the product of diversity and contribution; Molchanov et al.
+(2017) for first-order Taylor; Li et al. (2017) for L1. Everything here is numpy on small matrices, in float64.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ Matrix = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 RIDGE = 1e-6
+LEAST = 1e-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +28,8 @@ class ReaderStatistics:
     Attributes:
         units: component of each slot [S]; 0 for slots that can't die.
         covariance: of the slots [S, S].
-        gram: W' G W [S, S], with G the second moment of the loss gradient at the reader's output (summed over kernel taps where
-            slots don't tell them apart).
+        gram: W' G W [S, S], with G the second moment of the loss gradient at the reader's output (summed over kernel
+            taps where slots don't tell them apart).
         positions: component of each input position [P].
         taylor: E|sum over places of z g| per input position [P]; None without gradients.
     """
@@ -56,13 +57,14 @@ class Fitness(Protocol):
 class DarwinianScore:
     """1/2 AGC x NDE: the exact rise of a quadratic loss when a channel dies and its readers refit.
 
-    Each reader keeps the inverse covariance P = C^-1 and the Gram matrix K = W' G W of its living inputs. A death of unit B costs
-    1/2 tr(K_BB (P_BB)^-1); its readers take it over, W <- W - W_B (P_BB)^-1 P_B., and P is downdated, so that peers of the
-    dead become worth more. Sequential costs add up to the joint least-squares error.
+    Each reader keeps the inverse covariance P = C^-1 and the Gram matrix K = W' G W of its living inputs. A death of
+    unit B costs 1/2 tr(K_BB (P_BB)^-1); its readers take it over, W <- W - W_B (P_BB)^-1 P_B., and P is downdated, so that
+    peers of the dead become worth more. Sequential costs add up to the joint least-squares error.
     """
 
-    def __init__(self, readers: Sequence[ReaderStatistics]) -> None:
-        self._readers = [_ReaderState(reader) for reader in readers]
+    def __init__(self, readers: list[ReaderStatistics]) -> None:
+        """Take over the statistics: the list is emptied as they are inverted, because together they are large."""
+        self._readers = [_ReaderState(readers.pop(0)) for _ in range(len(readers))]
         self._reading: dict[int, list[_ReaderState]] = {}
         for state in self._readers:
             for unit in np.unique(state.units[state.units > 0]).tolist():
@@ -107,13 +109,14 @@ class DarwinianScore:
 
 
 class _ReaderState:
-    """The living slots of one reader: `inverse` = C^-1 and `gram` = W' G W."""
+    """The living slots of one reader: `inverse` = C^-1 and `gram` = W' G W, both for inputs scaled to unit variance."""
 
     def __init__(self, reader: ReaderStatistics | None = None) -> None:
         if reader is not None:
             self.units = reader.units
-            self.inverse = invert(reader.covariance)
-            self.gram = reader.gram.copy()
+            scale = deviations(reader.covariance)
+            self.inverse = invert_correlation(reader.covariance, scale)
+            self.gram = reader.gram * scale[:, None] * scale[None, :]
 
     def restricted(self, units: Indices) -> _ReaderState:
         """The same state among some units only: deaths among them are exact, as downdates touch each entry alone."""
@@ -133,9 +136,13 @@ class _ReaderState:
         for size in np.unique(counts[counts > 0]).tolist():
             alike = counts == size
             slots = order[first[alike][:, None] + np.arange(size)]
-            rows, columns = slots[:, :, None], slots[:, None, :]
-            solved = np.linalg.solve(self.inverse[rows, columns], self.gram[rows, columns])
-            result[alike] = 0.5 * np.trace(solved, axis1=1, axis2=2)
+            if size == 1:
+                slots = slots[:, 0]
+                result[alike] = 0.5 * self.gram[slots, slots] / np.maximum(self.inverse[slots, slots], LEAST)
+            else:
+                rows, columns = slots[:, :, None], slots[:, None, :]
+                solved = np.linalg.solve(_regular(self.inverse[rows, columns]), self.gram[rows, columns])
+                result[alike] = 0.5 * np.trace(solved, axis1=1, axis2=2)
         return np.maximum(result, 0.0)
 
     def remove(self, units: Indices) -> None:
@@ -144,7 +151,7 @@ class _ReaderState:
             return
         living = ~dying
         across = self.inverse[np.ix_(dying, living)]
-        taken_over = np.linalg.solve(self.inverse[np.ix_(dying, dying)], across)
+        taken_over = np.linalg.solve(_regular(self.inverse[np.ix_(dying, dying)]), across)
         inherited = self.gram[np.ix_(living, dying)] @ taken_over
         self.gram = (
             self.gram[np.ix_(living, living)]
@@ -156,14 +163,30 @@ class _ReaderState:
         self.units = self.units[living]
 
 
-def invert(covariance: Matrix, ridge: float = RIDGE) -> Matrix:
-    """C^-1 [S, S] with a ridge of each channel's own variance, so that rescaling a channel changes nothing."""
+def _regular(blocks: Matrix) -> Matrix:
+    """Symmetric blocks [..., B, B] that rounding may have made singular, made regular."""
+    size = blocks.shape[-1]
+    level = np.trace(np.abs(blocks), axis1=-2, axis2=-1) / size * 1e-12 + LEAST
+    return np.asarray(blocks + level[..., None, None] * np.eye(size))
+
+
+def deviations(covariance: Matrix) -> Vector:
+    """The standard deviation of each slot [S], kept off zero for slots that never change."""
     variance = np.maximum(np.diag(covariance), 0.0)
-    floor = 1e-12 * float(variance.mean()) + np.finfo(np.float64).tiny * 1e8
-    scale = np.sqrt(np.maximum(variance, floor))
+    return np.sqrt(np.maximum(variance, 1e-12 * float(variance.mean()) + 1e-30))
+
+
+def invert_correlation(covariance: Matrix, scale: Vector, ridge: float = RIDGE) -> Matrix:
+    """The inverse [S, S] of the correlation matrix with a ridge; a ridge of each channel's own variance, so that scale doesn't matter."""
     normal = covariance / scale[:, None] / scale[None, :]
     normal[np.diag_indices_from(normal)] = 1.0 + ridge
-    return np.linalg.inv(normal) / scale[:, None] / scale[None, :]
+    return np.asarray(np.linalg.inv(normal))
+
+
+def invert(covariance: Matrix, ridge: float = RIDGE) -> Matrix:
+    """C^-1 [S, S] with a ridge of each channel's own variance."""
+    scale = deviations(covariance)
+    return invert_correlation(covariance, scale, ridge) / scale[:, None] / scale[None, :]
 
 
 class StaticScore:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from darwinc.errors import InvalidModel, OutputError
 
@@ -24,7 +24,8 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     """Read a model, with its external data left memory-mapped on disk.
 
     Raises:
-        InvalidModel: no such file, not ONNX, truncated, external data outside the model's folder, or refused by ONNX's full check.
+        InvalidModel: no such file, not ONNX, truncated, external data outside the model's folder, or refused by ONNX's
+            full check.
     """
     path = Path(path)
     proto = _parse(path)
@@ -90,7 +91,8 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
             or not (folder / pure).resolve().is_relative_to(folder)
         ):
             raise InvalidModel(
-                f"{path} names external data outside its own folder ({location!r} for {tensor.name!r}); it was not read."
+                f"{path} names external data outside its own folder ({location!r}, for {tensor.name!r}); "
+                "it was not read."
             )
         if not (folder / pure).is_file():
             raise InvalidModel(f"{path} needs the external data file {location!r} beside it, and there is none.")
@@ -242,7 +244,7 @@ def _constant_node_tensor(node: ir.Node) -> ir.TensorProtocol | None:
 
 
 def constants(model: ir.Model) -> dict[str, ir.TensorProtocol]:
-    """Every constant that the file itself stores, by name: initializers and Constant nodes, not their Identity copies."""
+    """Every constant that the file stores, by name: initializers and Constant nodes, not their Identity copies."""
     found: dict[str, ir.TensorProtocol] = {}
     for name, value in model.graph.initializers.items():
         if value.const_value is not None:
@@ -265,7 +267,7 @@ def set_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:
             node.attributes.pop(name, None)
         node.attributes["value"] = ir.AttrTensor("value", tensor)
     if value.type is not None:
-        value.shape = ir.Shape(tensor.shape)
+        value.shape = ir.Shape(tensor.shape.numpy())
 
 
 def release_initializer_inputs(model: ir.Model) -> list[str]:

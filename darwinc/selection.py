@@ -57,7 +57,7 @@ class Selection:
 
 
 def quantum(group: ChannelGroup, align: int) -> int:
-    """The multiple in which a group may lose units: the wanted one, finer on narrow groups, never finer on depthwise ones."""
+    """The multiple in which a group may lose units: the wanted one; finer on narrow groups, never on depthwise ones."""
     wanted = quantum_of_wide(group, align)
     while not group.depthwise and wanted > 1 and len(group) < 4 * wanted:
         wanted //= 2
@@ -102,7 +102,8 @@ def select(
 ) -> Selection:
     """Let chunks of channels die, cheapest loss per unit saved first, until `need` is saved.
 
-    Losses and savings are refreshed as neighbours die: a group's entry is recomputed when it comes to the top and its state changed.
+    Losses and savings are refreshed as neighbours die: a group's entry is recomputed when it comes to the top and its
+    state changed.
     """
     return _Greedy(channels, terms, fitness, need, limits, progress).run()
 
@@ -137,7 +138,16 @@ class _Greedy:
             self._fine(finer)
         if self.outcome.saved < self.need - self.slack:
             self._overshoot()
+        self.outcome.finer = self._finer()
         return self.outcome
+
+    def _finer(self) -> dict[str, int]:
+        """The groups that were left with a finer multiple than their width allows, and with which."""
+        finer = {}
+        for group, living, step in zip(self.channels.groups, self.living, self.steps, strict=True):
+            if len(living) < len(group) and len(living) % step:
+                finer[group.id] = math.gcd(len(living), step)
+        return finer
 
     def _chunk(self, index: int, step: int, *, scaled: bool) -> int:
         """How many units go next: down to the next multiple; wide groups lose several multiples at once."""
@@ -201,8 +211,6 @@ class _Greedy:
                 return
             _, units, loss, saved, index = min(options, key=lambda option: option[0])
             self._take(index, units, loss, saved)
-            if len(self.living[index]) % self.steps[index]:
-                self.outcome.finer[self.channels.groups[index].id] = steps[index]
 
     def _overshoot(self) -> None:
         """Nothing fits: take the smallest cut that reaches the target."""

@@ -11,13 +11,16 @@ from onnxscript.optimizer import fold_constants
 
 Shape = tuple[int | None, ...]
 
+ROUNDS = 4
+"""How often shape arithmetic is folded and shapes are inferred again, while that settles more."""
+
 FREE_BATCH, FREE_EXTENT = 1, 224
 """What cost figures assume for symbolic axes: one sample, and images of 224 pixels a side."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """`known[name]` holds None for symbolic axes; `assumed[name]` has a size for every axis that inference could settle."""
+    """`known[name]` holds None for symbolic axes; `assumed[name]` has a size wherever inference could settle one."""
 
     known: Mapping[str, Shape]
     assumed: Mapping[str, Shape]
@@ -46,32 +49,45 @@ def _settled(shape: ir.Shape | None) -> ir.Shape | None:
 
 
 def _inferred(copy: ir.Model) -> dict[str, Shape]:
-    """Shapes by value name; folding shape arithmetic is tried only where plain inference leaves gaps."""
+    """Shapes by value name; folding shape arithmetic is tried only where plain inference leaves gaps.
+
+    Folding renames values: the values are held on to by what they were called before.
+    """
+    values = _values(copy)
     names = [str(output.name) for node in copy.graph for output in node.outputs]
     infer_pass = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer_pass(copy)
-    shapes = _collect(copy)
-    if all(name in shapes and None not in shapes[name] for name in names):
-        return shapes
-    fold_constants(copy, onnx_shape_inference=False)
-    infer_pass(copy)
-    folded = _collect(copy)
-    return {name: _sharper(shapes.get(name), folded.get(name)) for name in {**shapes, **folded}}  # type: ignore[misc]
+    shapes = _shapes(values)
+    for _ in range(ROUNDS):
+        if all(name in shapes and None not in shapes[name] for name in names):
+            break
+        fold_constants(copy, onnx_shape_inference=False)
+        infer_pass(copy)
+        folded = _shapes(values)
+        sharper = folded | {name: _sharper(shape, folded.get(name, shape)) for name, shape in shapes.items()}
+        if sharper == shapes:
+            break
+        shapes = sharper
+    return shapes
 
 
-def _sharper(first: Shape | None, second: Shape | None) -> Shape | None:
-    if first is None or second is None or len(first) != len(second):
-        return first if first is not None else second
+def _sharper(first: Shape, second: Shape) -> Shape:
+    if len(first) != len(second):
+        return first
     return tuple(b if a is None else a for a, b in zip(first, second, strict=True))
 
 
-def _collect(model: ir.Model) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {}
-    values = list(model.graph.inputs) + list(model.graph.initializers.values())
+def _values(model: ir.Model) -> dict[str, ir.Value]:
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
     values += [output for node in model.graph for output in node.outputs]
-    for value in values:
-        if value.name and value.shape is not None:
-            shapes[value.name] = tuple(size if isinstance(size, int) else None for size in value.shape)
-        elif value.name and value.const_value is not None:
-            shapes[value.name] = tuple(int(size) for size in value.const_value.shape)
+    return {value.name: value for value in values if value.name}
+
+
+def _shapes(values: Mapping[str, ir.Value]) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for name, value in values.items():
+        if value.shape is not None:
+            shapes[name] = tuple(size if isinstance(size, int) else None for size in value.shape)
+        elif value.const_value is not None:
+            shapes[name] = tuple(value.const_value.shape.numpy())
     return shapes

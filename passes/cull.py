@@ -113,6 +113,7 @@ def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:
 
     statistics = statistics_of(job, stage)
     readers = [reader for parts in statistics.readers.values() for reader in parts]
+    statistics.readers.clear()
     if name == "darwin":
         return DarwinianScore(readers)
     if statistics.rung == "weights":

@@ -24,18 +24,36 @@ Kept = dict[str, dict[str, list[int]]]
 ZEROABLE: dict[str, frozenset[int]] = {
     **dict.fromkeys(("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization"), frozenset({1, 2})),
     **dict.fromkeys(("MatMul", "Add", "Sub", "Mul"), frozenset({0, 1})),
-    **dict.fromkeys(("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "CastLike", "Slice", "Split", "Neg"), frozenset({0})),
+    **dict.fromkeys(
+        (
+            "Cast",
+            "CastLike",
+            "Flatten",
+            "Identity",
+            "Neg",
+            "Reshape",
+            "Slice",
+            "Split",
+            "Squeeze",
+            "Transpose",
+            "Unsqueeze",
+        ),
+        frozenset({0}),
+    ),
     "Gemm": frozenset({0, 1, 2}),
     "PRelu": frozenset({1}),
     "Concat": frozenset(range(1024)),
 }
-"""The inputs whose removed positions the reference model sets to zero. Divisors, variances, bounds and the like keep their values:
-what they make of a dead channel is read through a zero weight."""
+"""The inputs whose removed positions the reference model sets to zero. Divisors, variances, bounds and the like keep their
+values: what they make of a dead channel is read through a zero weight."""
 
 
 @dataclass
 class Excision:
-    """What was cut, in the words of the report: `kept[constant][axis]` are the indices that live; `copies[copy]` is its original."""
+    """What was cut, in the words of the report.
+
+    `kept[constant][axis]` are the indices that live, and `copies[copy]` is the constant that a copy was made of.
+    """
 
     kept: Kept = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
@@ -44,7 +62,7 @@ class Excision:
 def excise(model: ir.Model, channels: Channels, dead: Mask, *, zero: bool = False) -> tuple[ir.Model, Excision]:
     """A copy of `model` without the components in `dead` [channels.count]; everything else stays bit for bit.
 
-    With `zero` the dead positions are set to zero instead and every shape stays: the original that the rewrite is compared with.
+    With `zero` the dead positions become zero and every shape stays: that's what the rewrite is compared with.
     """
     copy = model.clone()
     surgeon = _Surgeon(copy, channels, dead, Excision())
@@ -123,7 +141,7 @@ class _Surgeon:
             array = _zeroed(tensor, cuts) if zero else _taken(tensor, cuts)
             if spare and readers is demands[0][1]:
                 graph.set_constant(source, ir.tensor(array, name=tensor.name))
-                self._note(source, readers, cuts)
+                self._note(source, array, cuts)
             else:
                 self._give_copy(readers, array, cuts)
 
@@ -141,27 +159,19 @@ class _Surgeon:
 
     def _read_only_by(self, source: ir.Value, uses: list[ConstantUse]) -> bool:
         """Is every reader of the constant (through Identity too) one that the analysis knows?"""
+        values = [source, *_aliases(source)]
         known = {(self.node[use.node], use.index) for use in uses}
-        waiting = [source]
-        while waiting:
-            value = waiting.pop()
-            if value.is_graph_output():
-                return False
-            for reader, index in value.uses():
-                if reader.op_type == "Identity" and graph.is_standard(reader):
-                    waiting.append(reader.outputs[0])
-                elif (reader, index) not in known:
-                    return False
-        return True
+        known |= {(node, 0) for alias in values[1:] if (node := alias.producer()) is not None}
+        return not any(
+            value.is_graph_output() or any((reader, index) not in known for reader, index in value.uses())
+            for value in values
+        )
 
-    def _note(self, source: ir.Value, readers: list[ConstantUse], cuts: dict[int, list[int]]) -> None:
-        names = {str(source.name)} | {str(use.value.name) for use in readers}
-        names |= {str(value.name) for use in readers for value in _aliases(self.node[use.node].inputs[use.index])}
-        for name in names:
-            self.excision.kept[name] = {str(axis): indices for axis, indices in sorted(cuts.items())}
-        for alias in (value for use in readers for value in _aliases(self.node[use.node].inputs[use.index])):
-            if alias.type is not None:
-                alias.shape = ir.Shape([len(cuts.get(axis, range(size))) for axis, size in enumerate(alias.shape or ()) if isinstance(size, int)])
+    def _note(self, source: ir.Value, array: Array, cuts: dict[int, list[int]]) -> None:
+        for value in (source, *_aliases(source)):
+            self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in sorted(cuts.items())}
+            if value.shape is not None:
+                value.shape = ir.Shape(array.shape)
 
     def _give_copy(self, readers: list[ConstantUse], array: Array, cuts: dict[int, list[int]]) -> None:
         read = str(readers[0].value.name)
@@ -282,19 +292,22 @@ class _Surgeon:
                 if tracked is None or value.shape is None or len(value.shape) != len(tracked.axes):
                     continue
                 sizes = [
-                    size if ids is None or is_fixed(ids) or not isinstance(size, int) else self.channels.extent(ids, self.dead)
+                    self.channels.extent(ids, self.dead) if ids is not None and isinstance(size, int) else size
                     for size, ids in zip(value.shape, tracked.axes, strict=True)
                 ]
                 value.shape = ir.Shape(sizes)
 
 
-def _aliases(value: ir.Value | None) -> list[ir.Value]:
-    """The Identity outputs between a reader and its constant."""
-    found = []
-    while value is not None and (node := value.producer()) is not None and node.op_type == "Identity":
-        found.append(value)
-        value = node.inputs[0]
-    return found
+def _aliases(source: ir.Value) -> list[ir.Value]:
+    """The copies of a constant through Identity."""
+    found = [source]
+    for value in found:
+        found.extend(
+            reader.outputs[0]
+            for reader, _ in value.uses()
+            if reader.op_type == "Identity" and graph.is_standard(reader) and reader.graph is source.graph
+        )
+    return found[1:]
 
 
 def _filled(fill: Fill) -> Array:

@@ -1,7 +1,7 @@
 """A hypothesis strategy for valid ONNX models, composed from what the axis rules know.
 
-Every move takes a value [N, C, H, W] that is already there and makes another; whatever nobody reads in the end goes through a head of
-its own to a graph output, so that its channels could be removed.
+Every move takes a value [N, C, H, W] that is already there and makes another; whatever nobody reads in the end goes
+through a head of its own to a graph output, so that its channels could be removed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Builder:
         """A node of one output with a known shape."""
         return self.add_many(op_type, inputs, [shape], **attributes)[0]
 
-    def add_many(self, op_type: str, inputs: Sequence[str], shapes: Sequence[Sequence[int]], **attributes: Any) -> list[str]:
+    def add_many(
+        self, op_type: str, inputs: Sequence[str], shapes: Sequence[Sequence[int]], **attributes: Any
+    ) -> list[str]:
         """A node of several outputs with known shapes."""
         outputs = [self.name(op_type.lower()) for _ in shapes]
         self.nodes.append(helper.make_node(op_type, list(inputs), outputs, name=f"node_{outputs[0]}", **attributes))
@@ -72,14 +74,18 @@ class Builder:
     def constant(self, array: Array) -> str:
         """A constant: an initializer, a Constant node's output, or a copy of one through Identity."""
         style = self.number(0, 5)
-        name = self.name("k")
-        tensor = numpy_helper.from_array(array, name)
         if style == 0:
-            self.nodes.append(helper.make_node("Constant", [], [name], value=tensor))
-        else:
-            self.initializers.append(tensor)
-        self.shapes[name] = array.shape
+            name = self.name("k")
+            self.nodes.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, name)))
+            return name
+        name = self.stored(array)
         return self.add("Identity", [name], array.shape) if style == 1 else name
+
+    def stored(self, array: Array) -> str:
+        """An initializer."""
+        name = self.name("k")
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
 
     def integers(self, numbers: Sequence[int]) -> str:
         """A constant of 64-bit integers."""
@@ -110,7 +116,10 @@ class Builder:
             self.nodes,
             "random",
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, [first, *rest])],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, [first, *self.shapes[name][1:]]) for name in outputs],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, [first, *self.shapes[name][1:]])
+                for name in outputs
+            ],
             self.initializers,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
@@ -124,7 +133,7 @@ def divisors(number: int) -> list[int]:
     return [divisor for divisor in range(2, number + 1) if number % divisor == 0]
 
 
-# Layers with weights ----------------------------------------------------------------------------------------------------
+# Layers with weights
 
 
 def convolve(b: Builder, x: str, *, group: int = 1, channels: int | None = None) -> str:
@@ -151,7 +160,11 @@ def grouped(b: Builder, x: str) -> str | None:
 def depthwise(b: Builder, x: str) -> str | None:
     """A depthwise Conv, with a multiplier."""
     channels = b.shapes[x][1]
-    return convolve(b, x, group=channels, channels=channels * b.number(1, max(1, WIDEST // channels))) if channels > 1 else None
+    return (
+        convolve(b, x, group=channels, channels=channels * b.number(1, max(1, WIDEST // channels)))
+        if channels > 1
+        else None
+    )
 
 
 def transposed(b: Builder, x: str) -> str | None:
@@ -181,7 +194,9 @@ def squeeze_and_excite(b: Builder, x: str) -> str:
     n, c, _, _ = b.shapes[x]
     pooled = b.add("GlobalAveragePool", [x], (n, c, 1, 1))
     hidden = b.number(1, 4)
-    squeezed = b.add("Relu", [b.add("Conv", [pooled, b.weight((hidden, c, 1, 1), c)], (n, hidden, 1, 1))], (n, hidden, 1, 1))
+    squeezed = b.add(
+        "Relu", [b.add("Conv", [pooled, b.weight((hidden, c, 1, 1), c)], (n, hidden, 1, 1))], (n, hidden, 1, 1)
+    )
     gate = b.add("Conv", [squeezed, b.weight((c, hidden, 1, 1), hidden)], (n, c, 1, 1))
     return b.add("Mul", [x, b.add("Sigmoid", [gate], (n, c, 1, 1))], b.shapes[x])
 
@@ -206,10 +221,16 @@ def gemm(b: Builder, x: str) -> str:
     """Flattened to rows, Gemm there, and back to a map of one pixel."""
     n, c, h, w = b.shapes[x]
     flat = c * h * w
-    rows = b.add("Flatten", [x], (n, flat)) if b.coin() else b.add("Reshape", [x, b.integers([b.batch(), b.choose((-1, flat))])], (n, flat))
+    rows = (
+        b.add("Flatten", [x], (n, flat))
+        if b.coin()
+        else b.add("Reshape", [x, b.integers([b.batch(), b.choose((-1, flat))])], (n, flat))
+    )
     width, down = b.number(2, WIDEST // 2), b.number(0, 1)
     weight = b.weight((width, flat) if down else (flat, width), flat)
-    product = b.add("Gemm", [rows, weight, b.weight(b.choose(((width,), (1, width), (1,))), 1)], (n, width), transB=down)
+    product = b.add(
+        "Gemm", [rows, weight, b.weight(b.choose(((width,), (1, width), (1,))), 1)], (n, width), transB=down
+    )
     return b.add("Reshape", [product, b.integers([b.batch(), b.choose((-1, width)), 1, 1])], (n, width, 1, 1))
 
 
@@ -231,10 +252,12 @@ def attention(b: Builder, x: str) -> str | None:
     merged = b.add("Transpose", [mixed], (n, places, heads, size), perm=[0, 2, 1, 3])
     joined = b.add("Reshape", [merged, b.integers([0, 0, b.choose((-1, heads * size))])], (n, places, heads * size))
     back = b.add("Transpose", [joined], (n, heads * size, places), perm=[0, 2, 1])
-    return b.add("Reshape", [back, b.integers([b.batch(), b.choose((0, -1, heads * size)), h, w])], (n, heads * size, h, w))
+    return b.add(
+        "Reshape", [back, b.integers([b.batch(), b.choose((0, -1, heads * size)), h, w])], (n, heads * size, h, w)
+    )
 
 
-# Without weights --------------------------------------------------------------------------------------------------------
+# Without weights
 
 
 def unary(b: Builder, x: str) -> str:
@@ -280,7 +303,9 @@ def split(b: Builder, x: str) -> str | None:
         parts = b.add_many("Split", [x], [(n, size, h, w) for size in sizes], axis=1, **attributes)
     else:
         cut = b.number(1, c - 1)
-        inputs, attributes = ([x, b.integers([cut, c - cut])], {}) if b.opset >= 13 else ([x], {"split": [cut, c - cut]})
+        inputs, attributes = (
+            ([x, b.integers([cut, c - cut])], {}) if b.opset >= 13 else ([x], {"split": [cut, c - cut]})
+        )
         parts = b.add_many("Split", inputs, [(n, cut, h, w), (n, c - cut, h, w)], axis=1, **attributes)
     b.maps.extend(parts[1:])
     return parts[0]
@@ -291,7 +316,10 @@ def slice_(b: Builder, x: str) -> str:
     n, c, h, w = b.shapes[x]
     begin = b.number(0, c - 1)
     end = b.number(begin + 1, c)
-    starts, ends = [b.choose((begin, begin - c))], [b.choose((end, end - c) if end < c else (c, 2**31 - 1, 2**63 - 1, c + 5))]
+    starts, ends = (
+        [b.choose((begin, begin - c))],
+        [b.choose((end, end - c) if end < c else (c, 2**31 - 1, 2**63 - 1, c + 5))],
+    )
     if b.opset < 10:
         return b.add("Slice", [x], (n, end - begin, h, w), starts=starts, ends=ends, axes=[1])
     step = b.choose((1, 1, 2))
@@ -326,7 +354,9 @@ def shuffle(b: Builder, x: str) -> str | None:
     if not groups:
         return None
     group = b.choose(groups)
-    wide = b.add("Reshape", [x, b.integers([b.batch(), group, b.choose((-1, c // group)), h, w])], (n, group, c // group, h, w))
+    wide = b.add(
+        "Reshape", [x, b.integers([b.batch(), group, b.choose((-1, c // group)), h, w])], (n, group, c // group, h, w)
+    )
     swapped = b.add("Transpose", [wide], (n, c // group, group, h, w), perm=[0, 2, 1, 3, 4])
     return b.add("Reshape", [swapped, b.integers([b.batch(), b.choose((-1, c)), h, w])], (n, c, h, w))
 
@@ -377,7 +407,7 @@ def resize(b: Builder, x: str) -> str | None:
     shape, scales = (n, c, 2 * h, 2 * w), b.constant(np.asarray([1, 1, 2, 2], np.float32))
     if b.opset < 10:
         return b.add("Upsample", [x, scales], shape, mode="nearest")
-    nothing = b.constant(np.zeros(0, np.float32))
+    nothing = b.stored(np.zeros(0, np.float32))
     if b.symbolic or b.coin():
         return b.add("Resize", [x, nothing, scales] if b.opset >= 11 else [x, scales], shape, mode="nearest")
     return b.add("Resize", [x, nothing, nothing, b.integers(shape)], shape, mode="nearest") if b.opset >= 11 else None
@@ -418,7 +448,11 @@ def squeeze(b: Builder, x: str) -> str:
     n, c, h, w = b.shapes[x]
     pooled = b.add("GlobalAveragePool", [x], (n, c, 1, 1)) if h * w > 1 else x
     inputs, attributes = ([b.integers([2, 3])], {}) if b.opset >= 13 else ([], {"axes": [2, 3]})
-    row = b.add("Squeeze", [pooled], (n, c)) if c > 1 and not b.symbolic and b.coin() else b.add("Squeeze", [pooled, *inputs], (n, c), **attributes)
+    row = (
+        b.add("Squeeze", [pooled], (n, c))
+        if c > 1 and not b.symbolic and b.coin()
+        else b.add("Squeeze", [pooled, *inputs], (n, c), **attributes)
+    )
     return b.add("Unsqueeze", [row, *inputs], (n, c, 1, 1), **attributes)
 
 
@@ -431,8 +465,8 @@ def across(b: Builder, x: str) -> str:
 
 MOVES: tuple[Move, ...] = (
     convolve, convolve, grouped, depthwise, transposed, normalise, squeeze_and_excite, dense_last, gemm, attention,
-    unary, rectify, combine, combine, concat, concat, split, slice_, pad, shuffle, depth_to_space, space_to_depth, pool, reduce, resize,
-    expand, tile, from_shape, squeeze, across,
+    unary, rectify, combine, combine, concat, concat, split, slice_, pad, shuffle, depth_to_space, space_to_depth, pool,
+    reduce, resize, expand, tile, from_shape, squeeze, across,
 )  # fmt: skip
 
 

@@ -92,5 +92,7 @@ def check_cost(model: ir.Model, rewritten: ir.Model, channels: Channels, dead: M
     """Where no constant came apart into copies, the predicted saving is the file's; MACs always are."""
     costs, nobody, again = CostModel(channels), channels.nobody(), analyse(rewritten)
     if not excision.copies:
-        assert count_parameters(model) - count_parameters(rewritten) == costs.parameters(nobody) - costs.parameters(dead)
+        assert count_parameters(model) - count_parameters(rewritten) == costs.parameters(nobody) - costs.parameters(
+            dead
+        )
     assert costs.macs(dead) == CostModel(again).macs(again.nobody())

@@ -1,7 +1,7 @@
 """How channel positions flow through each operator: one visible row per operator, (domain, op_type) -> rule.
 
-A rule reads its node's inputs from the `Flow`, ties or blocks their positions, and puts its outputs. An operator without a row
-is a barrier for whatever reaches it.
+A rule reads its node's inputs from the `Flow`, ties or blocks their positions, and puts its outputs. An operator
+without a row is a barrier for whatever reaches it.
 """
 
 from __future__ import annotations
@@ -11,96 +11,25 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from darwinc.axis_flow import Flow
-from darwinc.axis_rules import elementwise, layout, reduction, reshape, weighted
+from darwinc.axis_rules import elementwise, layout, reduction, reshape, sizes, weighted
 
 Rule = Callable[[Flow, ir.Node], None]
 
 ELEMENTWISE = [
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Add",
-    "And",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "BitShift",
-    "BitwiseAnd",
-    "BitwiseNot",
-    "BitwiseOr",
-    "BitwiseXor",
-    "Cast",
-    "CastLike",
-    "Ceil",
-    "Celu",
-    "Cos",
-    "Cosh",
-    "Div",
-    "Elu",
-    "Equal",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "Greater",
-    "GreaterOrEqual",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "IsInf",
-    "IsNaN",
-    "LeakyRelu",
-    "Less",
-    "LessOrEqual",
-    "Log",
-    "Max",
-    "Mean",
-    "Min",
-    "Mish",
-    "Mod",
-    "Mul",
-    "Neg",
-    "Not",
-    "Or",
-    "PRelu",
-    "Pow",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Selu",
-    "Shrink",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Sub",
-    "Sum",
-    "Swish",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
-    "Where",
-    "Xor",
-]
-POOLING = ["AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"]
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot",
+    "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp",
+    "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
+    "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or",
+    "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus",
+    "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
+]  # fmt: skip
+POOLING = [
+    "AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool",
+]  # fmt: skip
 REDUCTIONS = [
-    "ArgMax",
-    "ArgMin",
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
-]
+    "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+]  # fmt: skip
 
 STANDARD: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, elementwise.elementwise),
@@ -109,15 +38,15 @@ STANDARD: dict[str, Rule] = {
     "BatchNormalization": elementwise.per_channel,
     "Clip": elementwise.first_only,
     "Concat": layout.concat,
-    "ConstantOfShape": layout.constant_of_shape,
+    "ConstantOfShape": sizes.constant_of_shape,
     "Conv": weighted.convolution,
     "ConvTranspose": weighted.transposed_convolution,
     "CumSum": reduction.along_axis,
     "DepthToSpace": layout.depth_to_space,
     "Dropout": elementwise.first_only,
-    "Expand": layout.expand,
+    "Expand": sizes.expand,
     "Flatten": reshape.flatten,
-    "Gather": layout.gather,
+    "Gather": sizes.gather,
     "Gemm": weighted.gemm,
     "GroupNormalization": reduction.whole_channels,
     "Hardmax": reduction.softmax,
@@ -131,13 +60,13 @@ STANDARD: dict[str, Rule] = {
     "RMSNormalization": reduction.whole_channels,
     "Reshape": reshape.reshape,
     "Resize": layout.resize,
-    "Shape": layout.shape,
+    "Shape": sizes.shape,
     "Slice": layout.slice_,
     "Softmax": reduction.softmax,
     "SpaceToDepth": layout.space_to_depth,
     "Split": layout.split,
     "Squeeze": layout.squeeze,
-    "Tile": layout.tile,
+    "Tile": sizes.tile,
     "TopK": reduction.along_axis,
     "Transpose": layout.transpose,
     "Unsqueeze": layout.unsqueeze,
@@ -146,20 +75,8 @@ STANDARD: dict[str, Rule] = {
 
 RULES: dict[tuple[str, str], Rule] = {("", op_type): rule for op_type, rule in STANDARD.items()}
 
-KEEPS_NUMBERS = frozenset(
-    [
-        "Cast",
-        "Concat",
-        "ConstantOfShape",
-        "Expand",
-        "Gather",
-        "Identity",
-        "Reshape",
-        "Resize",
-        "Slice",
-        "Squeeze",
-        "Unsqueeze",
-        "Upsample",
-    ]
-)
-"""Operators whose rules follow sizes that were computed by Shape. Any other that reads one relies on it: the axis must stay."""
+KEEPS_NUMBERS = frozenset({
+    "Cast", "Concat", "ConstantOfShape", "Expand", "Gather", "Identity", "Reshape", "Resize", "Slice", "Squeeze",
+    "Unsqueeze", "Upsample",
+})  # fmt: skip
+"""Operators whose rules follow sizes that were computed by Shape. For any other that reads one the axis must stay."""

@@ -47,7 +47,7 @@ def reshape(flow: Flow, node: ir.Node) -> None:
 
 
 def _blocks(old: Sequence[int | None], new: Sequence[int | None]) -> list[tuple[slice, slice]] | None:
-    """Cut both shapes into shortest runs of equal product, left to right. An unknown size equals only an unknown size."""
+    """Cut both shapes into shortest runs of equal product, left to right. Unknown sizes equal only unknown sizes."""
     if not old or not new:
         return [(slice(0, len(old)), slice(0, len(new)))]
     blocks: list[tuple[slice, slice]] = []

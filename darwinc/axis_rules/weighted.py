@@ -114,7 +114,7 @@ def gemm(flow: Flow, node: ir.Node) -> None:
     if bias is not None:
         broadcast(flow, node, [(rows, columns), bias])
     flow.put(node, (rows, columns))
-    _multiply(flow, node, (rows, columns), left.axes[1 - across])
+    _multiply(flow, node, (rows, columns), (left.axes[1 - across], right.axes[down]))
 
 
 def matmul(flow: Flow, node: ir.Node) -> None:
@@ -128,11 +128,12 @@ def matmul(flow: Flow, node: ir.Node) -> None:
     batch = broadcast(flow, node, [a[:-2], b[:-2]])
     result = (*batch, *a[-2:-1], *b[-1:][: len(b) - 1])
     flow.put(node, result)
-    _multiply(flow, node, result, a[-1] if a[-1] is not None else b[max(len(b) - 2, 0)])
+    _multiply(flow, node, result, (a[-1], b[max(len(b) - 2, 0)]))
 
 
-def _multiply(flow: Flow, node: ir.Node, result: Sequence[Axis], inner: Axis) -> None:
-    """One MAC for every element of the result and every position of the axis that is summed over."""
+def _multiply(flow: Flow, node: ir.Node, result: Sequence[Axis], summed: tuple[Axis, Axis]) -> None:
+    """One MAC for every element of the result and every position of the axes that meet in the sum."""
+    inner = summed[0] if summed[0] is not None else summed[1]
     sizes = flow.shapes.assumed.get(str(node.outputs[0].name), (1,) * len(result))
     unknown = [size or 1 for size, ids in zip(sizes, result, strict=True) if ids is None]
     flow.multiply(node, (*result, inner), math.prod(unknown))

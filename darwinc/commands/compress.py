@@ -12,7 +12,7 @@ from darwinc.commands.options import data_options, model_argument, output_file, 
 from darwinc.errors import UsageError
 
 if TYPE_CHECKING:
-    from darwinc.compress import Target
+    from darwinc.compression import Target
     from darwinc.console import Terminal
     from darwinc.report_schema import Report
 
@@ -77,8 +77,8 @@ def compress(
     darwinc compress model.onnx --target-sparsity 0.5 -o small.onnx
     darwinc compress model.onnx --target-macs 0.5 -o small.onnx --data images/ --preprocess imagenet
     """
-    from darwinc.compress import Settings
-    from darwinc.compress import compress as run
+    from darwinc.compression import Settings
+    from darwinc.compression import compress as run
     from darwinc.console import Terminal
 
     del strategy
@@ -118,7 +118,7 @@ def _check_target(path: Path) -> None:
 
 
 def _target(sparsity: float | None, macs: float | None, size: str | None) -> Target:
-    from darwinc.compress import Target
+    from darwinc.compression import Target
 
     given = [(kind, value) for kind, value in (("sparsity", sparsity), ("macs", macs), ("bytes", size)) if value is not None]
     if len(given) != 1:

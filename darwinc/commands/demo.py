@@ -19,7 +19,7 @@ from darwinc.commands.options import output_file, terminal_options
 @terminal_options
 def demo(output: Path | None, seed: int, report: Path | None, quiet: bool, verbose: bool) -> None:
     """Train a LeNet on scikit-learn's handwritten digits, compress it by half, and show what was gained and lost."""
-    from darwinc.compress import Settings, Target, compress
+    from darwinc.compression import Settings, Target, compress
     from darwinc.console import Terminal
     from darwinc.demo import train_demo_model
 

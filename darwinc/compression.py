@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +102,16 @@ class _Run:
 def compress(
     model: str | Path,
     *,
-    target: Target,
+    target: Target | float,
+    data: str | None = None,
     output: str | Path | None = None,
     settings: Settings | None = None,
     terminal: Terminal | None = None,
     command: Sequence[str] = (),
 ) -> Result:
     """Compress an ONNX file, prove the rewrite, and write the result to `output` whole or not at all.
+
+    A plain number as `target` is the fraction of parameters to remove; `data` is a shorthand for the setting of that name.
 
     Raises:
         InvalidModel, InvalidData: what was handed in can't be used.
@@ -117,6 +120,8 @@ def compress(
         VerificationFailed: the rewrite doesn't answer like the original; nothing is written.
     """
     settings = settings or Settings()
+    settings = settings if data is None else replace(settings, data=data)
+    target = target if isinstance(target, Target) else Target("sparsity", target)
     run = _Run(Path(model), settings, target, list(command), terminal or Terminal(quiet=True))
     destination = _destination(output, settings)
     original, released = _read(run)

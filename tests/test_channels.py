@@ -1,0 +1,206 @@
+"""Which channels make a group, what is said about barriers, and that the analysis is linear in the graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from darwinc.channels import Channels, Member, analyse, barriers
+from tests.surgery import parse
+
+
+def groups(text: str, opset: int = 17) -> list[tuple[int, set[tuple[str, int, int]], bool]]:
+    """(units, members, depthwise) of every group."""
+    channels = analyse(ir.from_proto(parse(text, opset)))
+    return [
+        (len(group), {(member.tensor, member.axis, member.multiplicity) for member in group.members}, group.depthwise)
+        for group in channels.groups
+    ]
+
+
+def test_a_residual_stream_is_one_group_and_the_inside_of_a_block_another() -> None:
+    found = groups("""(float[N,3,8,8] x, float[6,3,1,1] w, float[8,6,1,1] i, float[6,8,1,1] o, float[4,6,1,1] v)
+        => (float[N,4,8,8] y) {
+        a = Conv(x, w)
+        h = Conv(a, i)
+        r = Relu(h)
+        b = Conv(r, o)
+        c = Add(a, b)
+        y = Conv(c, v)
+    }""")
+    assert found == [
+        (6, {("w", 0, 1), ("i", 1, 1), ("o", 0, 1), ("v", 1, 1)}, False),
+        (8, {("i", 0, 1), ("o", 1, 1)}, False),
+    ]
+
+
+def test_a_depthwise_group_is_known_as_one() -> None:
+    found = groups("""(float[N,3,8,8] x, float[6,3,1,1] w, float[6,1,3,3] d, float[4,6,1,1] v) => (float[N,4,6,6] y) {
+        a = Conv(x, w)
+        b = Conv<group: int = 6>(a, d)
+        y = Conv(b, v)
+    }""")
+    assert found == [(6, {("w", 0, 1), ("d", 0, 1), ("v", 1, 1)}, True)]
+
+
+def test_a_flattened_channel_takes_all_its_rows_along() -> None:
+    found = groups("""(float[N,3,2,2] x, float[6,3,1,1] w, float[24,4] v) => (float[N,4] y) {
+        a = Conv(x, w)
+        b = Flatten(a)
+        y = Gemm(b, v)
+    }""")
+    assert found == [(6, {("w", 0, 1), ("v", 0, 4)}, False)]
+
+
+def test_positions_that_sit_elsewhere_are_groups_of_their_own() -> None:
+    """Half of w's channels are read twice."""
+    found = groups("""(float[N,3,8,8] x, float[6,3,1,1] w, float[4,6,1,1] v, float[4,2,1,1] u) => (float[N,4,8,8] y)
+        <int64[2] s = {2, 4}> {
+        a = Conv(x, w)
+        b, rest = Split<axis: int = 1>(a, s)
+        c = Conv(b, u)
+        d = Conv(a, v)
+        y = Add(c, d)
+    }""")
+    assert found == [
+        (2, {("w", 0, 1), ("v", 1, 1), ("u", 1, 1)}, False),
+        (4, {("w", 0, 1), ("v", 1, 1)}, False),
+    ]
+
+
+def test_a_group_has_at_least_two_units_and_a_constant() -> None:
+    assert groups("(float[N,3,8,8] x, float[4,3,1,1] w) => (float[N,4,8,8] y) { y = Conv(x, w) }") == []
+    assert groups("(float[N,3,8,8] x) => (float[N,3,8,8] y) { y = Relu(x) }") == []
+
+
+def test_a_shared_vector_is_a_member_of_both_groups_and_couples_neither() -> None:
+    found = groups("""(float[N,3,8,8] x, float[4,3,1,1] w, float[4,4,1,1] u, float[4] b, float[4,4,1,1] v)
+        => (float[N,4,8,8] y) {
+        a = Conv(x, w, b)
+        c = Conv(a, u, b)
+        y = Conv(c, v)
+    }""")
+    assert [members for _, members, _ in found] == [
+        {("w", 0, 1), ("b", 0, 1), ("u", 1, 1)},
+        {("u", 0, 1), ("b", 0, 1), ("v", 1, 1)},
+    ]
+
+
+def test_ids_count_up_in_graph_order() -> None:
+    channels = analyse(ir.from_proto(chain(5)))
+    assert [group.id for group in channels.groups] == ["g0", "g1", "g2", "g3", "g4"]
+    assert [group.members[0] for group in channels.groups] == [Member(f"w{k}", 0, 2) for k in range(5)]
+    assert all((np.diff(group.units) > 0).all() for group in channels.groups)
+
+
+def test_living_and_extent_count_what_is_left() -> None:
+    channels = analyse(ir.from_proto(chain(2)))
+    axis = channels.flow.uses[0].axes[0]
+    dead = channels.nobody()
+    dead[channels.component[axis[[1, 3]]]] = True
+    assert channels.living(axis, dead).tolist() == [True, False, True, False] * 2, "the shuffle ties the two halves"
+    assert channels.extent(axis, dead) == 4
+    assert not channels.nobody().any()
+
+
+def test_barriers_name_the_node_and_the_reason_once() -> None:
+    channels = analyse(
+        ir.from_proto(
+            parse("""(float[N,3,8,8] x, float[6,3,1,1] w, float[4,6,1,1] v) => (float[N,4,8,8] y) {
+                a = Conv(x, w)
+                b = LRN<size: int = 3>(a)
+                c = custom.Odd(b, b)
+                y = Conv(c, v)
+            }""")
+        )
+    )
+    found = [(barrier.node.op_type if barrier.node else None, barrier.reason) for barrier in barriers(channels)]
+    assert ("LRN", "normalises over this axis") in found
+    assert len(found) == len(set(found))
+
+
+def test_barriers_where_no_constant_has_a_position_are_not_told() -> None:
+    channels = analyse(ir.from_proto(parse("(float[N,3] x) => (float[N,3] y) { y = Softmax(x) }")))
+    assert barriers(channels) == []
+
+
+def chain(length: int, width: int = 8) -> onnx.ModelProto:
+    """A chain of convolutions, with a residual connection, a batch norm and a channel shuffle around each."""
+    nodes, constants, last = [], [], "x"
+    vectors = {name: np.ones(width, np.float32) for name in ("s", "t", "m", "d")}
+    constants += [onnx.numpy_helper.from_array(array, name) for name, array in vectors.items()]
+    constants.append(onnx.numpy_helper.from_array(np.array([0, 2, width // 2, 4, 4]), "wide"))
+    constants.append(onnx.numpy_helper.from_array(np.array([0, width, 4, 4]), "narrow"))
+    for k in range(length + 1):
+        channels = 3 if k == length else width
+        shape = (channels, 3 if k == 0 else width, 1, 1)
+        constants.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), f"w{k}"))
+        nodes.append(helper.make_node("Conv", [last, f"w{k}"], [f"c{k}"]))
+        last = f"c{k}"
+        if k < length:
+            nodes += [
+                helper.make_node("BatchNormalization", [last, "s", "t", "m", "d"], [f"n{k}"]),
+                helper.make_node("Reshape", [f"n{k}", "wide"], [f"r{k}"]),
+                helper.make_node("Transpose", [f"r{k}"], [f"p{k}"], perm=[0, 2, 1, 3, 4]),
+                helper.make_node("Reshape", [f"p{k}", "narrow"], [f"q{k}"]),
+            ]
+            last = f"q{k}"
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4, 4])],
+        [helper.make_tensor_value_info(last, TensorProto.FLOAT, [1, 3, 4, 4])],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def size(channels: Channels) -> dict[str, int]:
+    """How much the analysis wrote down."""
+    flow = channels.flow
+    return {
+        "ids": flow.count,
+        "tied": sum(len(first) for first, _ in flow.ties),
+        "blocked": sum(len(barrier.ids) for barrier in flow.barriers),
+        "uses": len(flow.uses),
+        "followers": len(flow.followers),
+        "axes": sum(len(tracked.axes) for tracked in flow.values.values()),
+    }
+
+
+def test_the_record_grows_linearly_with_the_graph() -> None:
+    """Three lengths in arithmetic progression: every figure's two steps are alike."""
+    one, two, three = (size(analyse(ir.from_proto(chain(length)))) for length in (10, 40, 70))
+    for name in one:
+        assert three[name] - two[name] == pytest.approx(two[name] - one[name], rel=0.1, abs=8), name
+
+
+def test_products_of_a_long_chain_of_shuffles_resolve_in_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    import darwinc.channels as module
+
+    rounds = []
+    plain = module._components
+    monkeypatch.setattr(module, "_components", lambda flow: rounds.append(1) or plain(flow))
+    counts = []
+    for length in (5, 20, 40):
+        rounds.clear()
+        analyse(ir.from_proto(chain(length)))
+        counts.append(len(rounds))
+    assert counts[0] == counts[1] == counts[2]
+
+
+def test_large_weights_are_not_read() -> None:
+    """A weight that raises when it's looked at does no harm."""
+    model = ir.from_proto(chain(2, width=128))
+
+    def refuse() -> ir.TensorProtocol:
+        raise AssertionError("the analysis read a weight")
+
+    for name, value in model.graph.initializers.items():
+        if name == "w1" and value.const_value is not None:
+            shape = ir.Shape(value.const_value.shape.numpy())
+            value.const_value = ir.LazyTensor(refuse, ir.DataType.FLOAT, shape, name=name)
+    assert len(analyse(model).groups) == 2
