@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from darwinc.calibrators.lockstep import bytes_per_sample
+from darwinc.calibrators.lockstep import Footprint, footprint
 from darwinc.calibrators.recalibrate import reestimate
 from darwinc.calibrators.statistics import Statistics, gather
 from darwinc.calibrators.weights_only import from_weights
@@ -31,14 +31,17 @@ Feed = Mapping[str, npt.NDArray[np.generic]]
 
 BATCH = 64
 MOST_SAMPLES = 2048
-SYNTHETIC_MACS = 80e9
+SYNTHETIC_MACS = 40e9
 """Made-up samples are as many as this many MACs pay for, within the bounds below."""
 FEWEST_SYNTHETIC, MOST_SYNTHETIC = 8, 512
 FRONTIER_BYTES = 768 * 2**20
 """What both networks' values between two nodes may take, for all samples together."""
-SYNTHETIC_FRONTIER_BYTES = 192 * 2**20
+BACKWARD_BYTES = 192 * 2**20
+"""What one batch's values may take while gradients are computed."""
+SYNTHETIC_FRONTIER_BYTES = 128 * 2**20
 HOLDOUT = 8
 """One batch in this many only judges."""
+FEWEST_BATCHES = 4
 
 
 @dataclass
@@ -108,9 +111,10 @@ def _from_data(twin: TorchGraph, samples: Samples, limit: int, seed: int) -> Cal
     order = np.random.default_rng(seed).permutation(len(samples))[:limit]
     chosen = samples.take(order)
     probe = next(iter(chosen.take(slice(0, 1)).batches(1))).feed
-    count = max(2, min(len(chosen), FRONTIER_BYTES // max(2 * bytes_per_sample(twin, probe), 1)))
-    size = _batch_size(twin, probe, count)
-    return Calibration("data", twin, [batch.feed for batch in chosen.take(slice(0, count)).batches(size)])
+    size = footprint(twin, probe)
+    count = max(2, min(len(chosen), FRONTIER_BYTES // max(2 * size.frontier, 1)))
+    batch = _batch_size(twin, probe, count, size)
+    return Calibration("data", twin, [batch.feed for batch in chosen.take(slice(0, count)).batches(batch)])
 
 
 def _made_up(model: ir.Model, twin: TorchGraph, channels: Channels, seed: int) -> Calibration:
@@ -118,15 +122,16 @@ def _made_up(model: ir.Model, twin: TorchGraph, channels: Channels, seed: int) -
     probe = next(iter(synthetic(inputs, 1, seed).batches(1))).feed
     macs = max(CostModel(channels).macs(channels.nobody()), 1)
     count = int(min(max(SYNTHETIC_MACS / macs, FEWEST_SYNTHETIC), MOST_SYNTHETIC))
-    count = max(2, min(count, SYNTHETIC_FRONTIER_BYTES // max(bytes_per_sample(twin, probe), 1)))
-    batches = [batch.feed for batch in synthetic(inputs, count, seed).batches(_batch_size(twin, probe, count))]
+    size = footprint(twin, probe)
+    count = max(2, min(count, SYNTHETIC_FRONTIER_BYTES // max(size.frontier, 1)))
+    batches = [batch.feed for batch in synthetic(inputs, count, seed).batches(_batch_size(twin, probe, count, size))]
     changed = reestimate(twin, batches)
     return Calibration("batchnorm" if changed else "white", twin, batches)
 
 
-def _batch_size(twin: TorchGraph, probe: Feed, count: int) -> int:
+def _batch_size(twin: TorchGraph, probe: Feed, count: int, size: Footprint) -> int:
     """How many samples go in one batch: many where the graph takes them and answers alike, so that a fixed batch isn't a trap."""
-    wanted = max(1, min(BATCH, count // HOLDOUT))
+    wanted = max(1, min(BATCH, -(-count // FEWEST_BATCHES), BACKWARD_BYTES // max(size.total, 1)))
     if wanted == 1:
         return 1
     try:

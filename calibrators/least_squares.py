@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import torch
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+NEGLIGIBLE = 1e-9
+"""A relative error below which a layer is left as it is: nothing changed before it."""
 WIDEST_DOUBLE = 1024
-"""Inputs above which moments are factored in single precision, whose rounding the ridge covers."""
+"""Inputs above which moments are factored in single precision, whose rounding the ridge covers, and fewer candidates are tried."""
 ROUNDS = 3
+WIDE_RIDGES, WIDE_ROUNDS = (1e-2, 1e-1), 1
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,26 @@ class LayerFit:
     def __init__(self, seen: Rows, held: Rows, weight: torch.Tensor, offset: torch.Tensor | None) -> None:
         self.seen, self.held = seen, held
         self.current = Solution(weight, offset, self._error(weight, offset), None)
-        self.mean = seen.x.mean(1, dtype=torch.float64) if offset is not None else torch.zeros_like(seen.x[:, 0], dtype=torch.float64)
-        precision = torch.float64 if seen.x.shape[2] <= WIDEST_DOUBLE else torch.float32
+        self.wide = seen.x.shape[2] > WIDEST_DOUBLE
+        self.factors: dict[float, torch.Tensor | None] = {}
+
+    def _prepare(self) -> None:
+        """Moments of the rows, once some candidate is wanted."""
+        seen = self.seen
+        centred = self.current.offset is not None
+        self.mean = seen.x.mean(1, dtype=torch.float64) if centred else torch.zeros_like(seen.x[:, 0], dtype=torch.float64)
+        precision = torch.float32 if self.wide else torch.float64
         square = (seen.x.transpose(1, 2) @ seen.x).to(precision) / seen.x.shape[1]
         mean = self.mean.to(precision)
         self.moment = square - mean.unsqueeze(2) * mean.unsqueeze(1)
-        self.explained = self.moment @ weight.to(precision)
-        self.factors: dict[float, torch.Tensor | None] = {}
+        self.explained = self.moment @ self.current.weight.to(precision)
 
     def best(self) -> Solution:
-        """The candidate of least held-out error; the present weights (`ridge` None) where nothing is better."""
-        linear = [self._solve(self.seen.t, ridge) for ridge in RIDGES]
+        """The candidate of least held-out error; the present weights (`ridge` None) where nothing is better, or nothing is wrong."""
+        if self.current.error < NEGLIGIBLE:
+            return self.current
+        self._prepare()
+        linear = [self._solve(self.seen.t, ridge) for ridge in (WIDE_RIDGES if self.wide else RIDGES)]
         candidates = [self.current, *(candidate for candidate in linear if candidate is not None)]
         best = min(candidates, key=lambda candidate: candidate.error)
         if self.seen.low is None:
@@ -79,7 +91,7 @@ class LayerFit:
 
     def _alternate(self, start: Solution, ridge: float) -> list[Solution]:
         found, present = [], start
-        for _ in range(ROUNDS):
+        for _ in range(WIDE_ROUNDS if self.wide else ROUNDS):
             solved = self._solve(self.seen.forgiving(self._answer(self.seen, present.weight, present.offset)), ridge)
             if solved is None:
                 break

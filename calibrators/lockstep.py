@@ -2,12 +2,12 @@
 
 Each node is run for every batch before the next node starts, so a weight can be refitted on the already compressed prefix and the
 rest of the network sees the refitted values: one forward pass of each network in all. Memory holds what is alive between two nodes,
-for all samples; `samples_within` says how many samples fit a bound.
+for all samples; `footprint` says how much that is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,15 +86,29 @@ class Lockstep:
         return cuts
 
 
-def bytes_per_sample(twin: TorchGraph, feed: Feed) -> int:
-    """The most that is alive between two nodes, per sample, found by running one batch."""
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes per sample: the most that is alive between two nodes, and everything that is ever made (what a backward pass keeps)."""
+
+    frontier: int
+    total: int
+
+
+def footprint(twin: TorchGraph, feed: Feed) -> Footprint:
+    """Found by running one batch."""
     environment = twin.enter(feed)
     samples = max(len(next(iter(feed.values()))), 1)
-    most = 0
+    most = total = 0
     with torch.no_grad():
         for step in twin.steps:
-            environment.update(zip(step.outputs, twin.run(step, environment), strict=False))
-            most = max(most, sum(value.numel() * value.element_size() for value in environment.values()))
+            made = twin.run(step, environment)
+            environment.update(zip(step.outputs, made, strict=False))
+            total += _bytes(made)
+            most = max(most, _bytes(environment.values()))
             for name in step.release:
                 environment.pop(name, None)
-    return most // samples
+    return Footprint(most // samples, total // samples)
+
+
+def _bytes(values: Iterable[torch.Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in values)

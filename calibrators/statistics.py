@@ -52,11 +52,12 @@ class _Moments:
         self.count += rows.shape[0]
 
     def covariance(self) -> torch.Tensor:
-        """The covariance of all rows seen [S, S]; at least one batch must have been."""
+        """The covariance of all rows seen [S, S], in place of their moments; at least one batch must have been."""
         if self.first is None or self.second is None:
             raise DarwincError("no calibration batch was seen before statistics were asked for")
         offset = self.first / self.count
-        return self.second / self.count - torch.outer(offset, offset)
+        self.second /= self.count
+        return self.second.addr_(offset, offset, alpha=-1)
 
 
 @dataclass
@@ -171,7 +172,8 @@ def gather(
         samples += len(next(iter(feed.values())))
         if progress is not None:
             progress(samples)
-    return Statistics({name: watch.conclude(samples) for name, watch in watches.items()}, samples, rung)
+    # Moments are given up one by one, as the statistics made of them are as large.
+    return Statistics({name: watches.pop(name).conclude(samples) for name in list(watches)}, samples, rung)
 
 
 def _batch(twin: TorchGraph, watches: Mapping[str, _Watch], feed: Feed, generator: torch.Generator, *, gradients: bool) -> None:

@@ -130,6 +130,8 @@ class Flow:
     """(node, axes, factor): its MACs are the factor times the product of the living positions of the axes."""
     relied: set[tuple[ir.Node, int | str, int | None]] = field(default_factory=set)
     """Stored numbers (a follower's node, place, element) that somebody needs as they are."""
+    read: set[tuple[ir.Node, int]] = field(default_factory=set)
+    """The inputs (node, index) that a rule has looked at: what happens to their axes is the rule's business."""
     count: int = 1
     _cache: dict[tuple[ir.Node, int], Tracked | None] = field(default_factory=dict)
 
@@ -140,6 +142,7 @@ class Flow:
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is None:
             return None
+        self.read.add((node, index))
         if graph.constant_source(value) is None:
             return self.values.get(str(value.name))
         if (node, index) not in self._cache:
@@ -161,15 +164,28 @@ class Flow:
         self.uses.append(ConstantUse(node, index, value, axes))
         return Tracked(axes, True, numbers)
 
+    def understood(self, node: ir.Node) -> bool:
+        """Is the rank of every input known?"""
+        for value in node.inputs:
+            if value is None:
+                continue
+            constant = graph.constant_source(value) is not None
+            if graph.constant_tensor(value) is None if constant else str(value.name) not in self.values:
+                return False
+        return True
+
     def axes(self, node: ir.Node, index: int) -> tuple[Axis, ...] | None:
         """The axes of input `index`."""
         found = self.tracked(node, index)
         return None if found is None else found.axes
 
     def numbers(self, node: ir.Node, index: int) -> tuple[Number, ...] | None:
-        """The integers that input `index` holds, as far as they could be followed."""
+        """The integers that input `index` holds, as far as they could be followed; how many they are must stay."""
         found = self.tracked(node, index)
-        return None if found is None else found.numbers
+        if found is None:
+            return None
+        self.block_all(found.axes, node, "is read as a list of numbers")
+        return found.numbers
 
     def known(self, node: ir.Node, index: int) -> list[int] | None:
         """Input `index` as plain integers, which are relied on; None where any of them is unknown."""
@@ -240,6 +256,12 @@ class Flow:
         ids = axis[axis != FIXED]
         if ids.size:
             self.barriers.append(Barrier(node, reason, ids))
+
+    def pin(self, axes: Iterable[Axis]) -> None:
+        """These positions stay, and nobody would expect otherwise: no barrier is told."""
+        for axis in axes:
+            if not is_fixed(axis) and axis is not None:
+                self.ties.append((axis, np.zeros_like(axis)))
 
     def block_all(self, axes: Iterable[Axis] | None, node: ir.Node | None, reason: str) -> None:
         """Every position of every axis must stay."""

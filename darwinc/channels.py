@@ -107,10 +107,18 @@ def _visit(flow: Flow, node: ir.Node) -> None:
     if rule is None or bodies:
         flow.barrier(node, f"no axis rule for {node.op_type}" if not bodies else "carries a subgraph")
         return
+    if not flow.understood(node):
+        flow.barrier(node, "the shape of its input is unknown")
+        return
     rule(flow, node)
-    if node.op_type not in KEEPS_NUMBERS:
-        for index in range(len(node.inputs)):
-            flow.rely(flow.numbers(node, index), node)
+    for index, value in enumerate(node.inputs):
+        tracked = flow.values.get(str(value.name)) if value is not None else None
+        if tracked is None:
+            continue
+        if (node, index) not in flow.read:
+            flow.block_all(tracked.axes, node, "is a parameter whose size must stay")
+        if node.op_type not in KEEPS_NUMBERS:
+            flow.rely(tracked.numbers, node)
     if any(str(output.name) not in flow.values and _is_read(output) for output in node.outputs[1:]):
         flow.barrier(node, "makes a further output that can't be followed")
     for output in node.outputs:

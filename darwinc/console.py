@@ -102,8 +102,8 @@ class Terminal:
         self._display: Progress | None = None
 
     def show(self, *results: RenderableType) -> None:
-        """Results: what the command was asked for, to stdout."""
-        for result in results:
+        """Results: what the command was asked for, to stdout; a quiet run leaves them out."""
+        for result in results if not self.quiet else ():
             self.results.print(result)
 
     def note(self, text: str) -> None:

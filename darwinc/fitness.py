@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import lapack
 
 Vector = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float64]
@@ -180,7 +181,12 @@ def invert_correlation(covariance: Matrix, scale: Vector, ridge: float = RIDGE) 
     """The inverse [S, S] of the correlation matrix with a ridge; a ridge of each channel's own variance, so that scale doesn't matter."""
     normal = covariance / scale[:, None] / scale[None, :]
     normal[np.diag_indices_from(normal)] = 1.0 + ridge
-    return np.asarray(np.linalg.inv(normal))
+    factor, failed = lapack.dpotrf(normal, lower=True, overwrite_a=True)
+    if failed:
+        return invert_correlation(covariance, scale, 10 * ridge)
+    inverse, _ = lapack.dpotri(factor, lower=True, overwrite_c=True)
+    lower = np.tril(inverse)
+    return np.asarray(lower + np.tril(lower, -1).T)
 
 
 def invert(covariance: Matrix, ridge: float = RIDGE) -> Matrix:

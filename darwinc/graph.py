@@ -96,6 +96,9 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
             )
         if not (folder / pure).is_file():
             raise InvalidModel(f"{path} needs the external data file {location!r} beside it, and there is none.")
+        numbers = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key in ("offset", "length")}
+        if (folder / pure).stat().st_size < numbers.get("offset", 0) + numbers.get("length", 0):
+            raise InvalidModel(f"{path} needs more of {tensor.name!r} than {location!r} holds; the file is truncated.")
 
 
 def first_sentence(error: BaseException) -> str:
@@ -119,7 +122,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             staged = Path(folder) / path.name
-            ir.save(model, staged, external_data=f"{path.name}.data" if large else None)
+            ir.save(model if large else embedded(model), staged, external_data=f"{path.name}.data" if large else None)
             problem = _problem(str(staged))
             if problem is not None:
                 raise InvalidModel(f"the rewritten model is not valid ONNX: {problem}")

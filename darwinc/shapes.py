@@ -51,19 +51,19 @@ def _settled(shape: ir.Shape | None) -> ir.Shape | None:
 def _inferred(copy: ir.Model) -> dict[str, Shape]:
     """Shapes by value name; folding shape arithmetic is tried only where plain inference leaves gaps.
 
-    Folding renames values: the values are held on to by what they were called before.
+    Folding renames values, and replaces some: those that were there are held on to by what they were called.
     """
     values = _values(copy)
     names = [str(output.name) for node in copy.graph for output in node.outputs]
     infer_pass = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer_pass(copy)
-    shapes = _shapes(values)
+    shapes = _shapes(values, copy)
     for _ in range(ROUNDS):
         if all(name in shapes and None not in shapes[name] for name in names):
             break
         fold_constants(copy, onnx_shape_inference=False)
         infer_pass(copy)
-        folded = _shapes(values)
+        folded = _shapes(values, copy)
         sharper = folded | {name: _sharper(shape, folded.get(name, shape)) for name, shape in shapes.items()}
         if sharper == shapes:
             break
@@ -83,9 +83,12 @@ def _values(model: ir.Model) -> dict[str, ir.Value]:
     return {value.name: value for value in values if value.name}
 
 
-def _shapes(values: Mapping[str, ir.Value]) -> dict[str, Shape]:
+def _shapes(values: Mapping[str, ir.Value], model: ir.Model) -> dict[str, Shape]:
+    """The shapes of `values`, or of what `model` has in their place."""
+    known = set(values.values())
+    replaced = {name: value for name, value in _values(model).items() if name in values and value not in known}
     shapes: dict[str, Shape] = {}
-    for name, value in values.items():
+    for name, value in (values | replaced).items():
         if value.shape is not None:
             shapes[name] = tuple(size if isinstance(size, int) else None for size in value.shape)
         elif value.const_value is not None:

@@ -96,9 +96,19 @@ class Builder:
         known = self.vectors.setdefault(shape, [])
         if known and self.number(0, 3) == 0:
             return self.choose(known)
-        name = self.constant((self.random.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32))
+        array = (self.random.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
+        name = self.moved(array) if self.number(0, 5) == 0 else self.constant(array)
         known.append(name)
         return name
+
+    def moved(self, array: Array) -> str:
+        """A constant that is stored otherwise, and brought into shape by operators."""
+        way = self.number(0, 2)
+        if way == 0:
+            return self.add("Transpose", [self.constant(array.T)], array.shape)
+        if way == 1:
+            return self.add("Reshape", [self.constant(array.ravel()), self.integers(array.shape)], array.shape)
+        return self.add("Mul", [self.constant(array), self.constant(np.float32(2).reshape(1))], array.shape)
 
     def positive(self, shape: Shape) -> str:
         """Random variances."""

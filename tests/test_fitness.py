@@ -7,7 +7,10 @@ import pytest
 
 from darwinc.fitness import DarwinianScore, Matrix, ReaderStatistics, StaticScore, Vector, invert
 
-def reader(z: Matrix, weights: Matrix, units: list[int] | None = None, gradient: Matrix | None = None) -> ReaderStatistics:
+
+def reader(
+    z: Matrix, weights: Matrix, units: list[int] | None = None, gradient: Matrix | None = None
+) -> ReaderStatistics:
     """Statistics of inputs z [samples, S] read through weights [outputs, S]; G is the identity unless given [outputs, outputs]."""
     named = np.arange(1, z.shape[1] + 1) if units is None else np.asarray(units)
     centred = z - z.mean(axis=0)

@@ -17,7 +17,8 @@ ADDING = frozenset({"Add", "Sub"})
 
 def elementwise(flow: Flow, node: ir.Node) -> None:
     """Any number of operands, broadcast against each other as numpy does."""
-    operands = [flow.tracked(node, index) for index, value in enumerate(node.inputs) if value is not None]
+    inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+    operands = [flow.tracked(node, index) for index, value in enumerate(inputs) if value is not None]
     if not operands or any(operand is None for operand in operands):
         flow.barrier(node, "the shape of its input is unknown")
         return

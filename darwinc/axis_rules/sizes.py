@@ -71,15 +71,15 @@ def gather(flow: Flow, node: ir.Node) -> None:
 
 def expand(flow: Flow, node: ir.Node) -> None:
     """Broadcast to a stored or computed shape."""
-    axes, sizes = flow.axes(node, 0), flow.shape(node.outputs[0])
-    if axes is None or sizes is None:
+    data, sizes = flow.tracked(node, 0), flow.shape(node.outputs[0])
+    if data is None or sizes is None:
         flow.barrier(node, UNKNOWN)
         return
-    flow.rely(flow.numbers(node, 0), node)
+    flow.rely(data.numbers, node)
     numbers = flow.numbers(node, 1) or ()
     result: list[Axis] = []
     for place in range(-len(sizes), 0):
-        ids = axes[place] if len(axes) >= -place else fixed(1)
+        ids = data.axes[place] if len(data.axes) >= -place else fixed(1)
         number = numbers[place] if len(numbers) >= -place else None
         result.append(_spread(flow, node, ids, number, sizes[place]))
     flow.put(node, result)

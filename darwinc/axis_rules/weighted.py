@@ -38,6 +38,7 @@ def _convolve(flow: Flow, node: ir.Node, *, transposed: bool) -> None:
         flow.barrier(node, UNKNOWN)
         return
     flow.block_all(data.axes[2:], node, "slides over this axis")
+    flow.pin(kernel)
     inputs, outputs = (rows, columns) if transposed else (columns, rows)
     if groups > 1 and len(channels) == groups:
         outputs = _whole_groups(flow, node, channels, inputs, outputs, transposed=transposed)
