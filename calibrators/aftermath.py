@@ -1,4 +1,4 @@
-"""What happens to a layer's output before the next layer that mixes channels: its constant term, a residual sum, a rectifier."""
+"""What happens to a layer's output before channels mix again: its constant term, a residual sum, a rectifier."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from darwinc.calibrators.lockstep import Lockstep
-from darwinc.calibrators.sites import Site
+from darwinc.calibrators.sites import Site, number
 from darwinc.torch_graph import TorchGraph
 from darwinc.torch_rules import Step
 
@@ -30,45 +30,75 @@ def readers_of(steps: Sequence[Step]) -> dict[str, list[Step]]:
 
 @dataclass(frozen=True)
 class Offset:
-    """Where a layer's constant term goes: its own bias, an Add after it, or the mean of the BatchNormalization after it.
+    """Where a layer's constant term goes: its own bias, an Add, or the mean of the BatchNormalization after it.
 
-    The target of a fit is the layer's own output, so only its own bias is part of what is fitted; elsewhere the term starts at zero.
+    The target of a fit is the layer's own output, so only its own bias is part of what is fitted; elsewhere the term
+    starts at zero. `factor` is what a unit of the term is in the parameter.
     """
 
     parameter: torch.nn.Parameter
-    sign: float
+    factor: float
     own: bool
 
     def value(self, groups: int) -> torch.Tensor:
         """The term as it is [G, O]."""
-        present = self.parameter.detach().double() if self.own else torch.zeros_like(self.parameter, dtype=torch.float64)
-        return present.reshape(groups, -1)
+        present = self.parameter.detach().double().reshape(groups, -1)
+        return present / self.factor if self.own else torch.zeros_like(present)
 
     def set(self, value: torch.Tensor) -> None:
         """Let the term be `value` [G, O]."""
         present = 0.0 if self.own else self.parameter.double()
-        self.parameter.copy_((present + self.sign * value.reshape(self.parameter.shape)).to(self.parameter.dtype))
+        self.parameter.copy_((present + self.factor * value.reshape(self.parameter.shape)).to(self.parameter.dtype))
 
 
-def find_offset(twin: TorchGraph, site: Site, readers: Readers, outputs: int) -> Offset | None:
-    """The place for a constant term per output, if there is one that no other layer shares."""
+def find_offset(twin: TorchGraph, site: Site, readers: Readers, outputs: int, rank: int) -> Offset | None:
+    """The place for a constant term per output, if there is one that no other layer shares.
+
+    `rank` is that of the layer's output.
+    """
     weights = twin.weights()
 
-    def private(name: str | None, sign: float, *, own: bool) -> Offset | None:
+    def private(name: str | None, factor: float, *, own: bool, last: bool) -> Offset | None:
         found = weights.get(name) if name is not None and len(readers.get(name, ())) == 1 else None
-        return Offset(found, sign, own) if found is not None and found.numel() == outputs else None
+        if found is None or found.numel() != outputs or (last and found.shape[-1] != outputs):
+            return None
+        return Offset(found, factor, own)
 
-    if len(site.step.inputs) > 2 and site.step.inputs[2] is not None:
-        return private(site.step.inputs[2], 1.0, own=True)
+    if own_bias(site) is not None:
+        scale = number(site.step, "beta", 1.0) if site.step.op_type == "Gemm" else 1.0
+        fits = site.convolution or (site.data == 0 and scale != 0)
+        return private(own_bias(site), 1 / scale, own=True, last=not site.convolution) if fits else None
     after = readers.get(site.output, ())
     if len(after) != 1:
         return None
     step = after[0]
-    if step.op_type == "BatchNormalization" and step.inputs[0] == site.output:
-        return private(step.inputs[3], -1.0, own=False)
-    if step.op_type == "Add" and site.step.op_type == "MatMul":
-        return private(step.inputs[1] if step.inputs[0] == site.output else step.inputs[0], 1.0, own=False)
+    if step.op_type == "BatchNormalization" and step.inputs[0] == site.output and channels_second(site, rank):
+        return private(step.inputs[3], -1.0, own=False, last=True)
+    if step.op_type == "Add" and site.step.op_type == "MatMul" and site.data == 0:
+        other = step.inputs[1] if step.inputs[0] == site.output else step.inputs[0]
+        return private(other, 1.0, own=False, last=True)
     return None
+
+
+def own_bias(site: Site) -> str | None:
+    """The name of the layer's own bias."""
+    return site.step.inputs[2] if site.step.op_type != "MatMul" and len(site.step.inputs) > 2 else None
+
+
+def channels_second(site: Site, rank: int) -> bool:
+    """Do the layer's outputs lie along the second axis of what it makes, as BatchNormalization's channels do?"""
+    return site.convolution or (rank == 2 and site.data == 0)
+
+
+def fixed_term(twin: TorchGraph, site: Site, rank: int) -> torch.Tensor | float:
+    """What the layer's own bias adds to its output, as it broadcasts."""
+    name = own_bias(site)
+    if name is None:
+        return 0.0
+    bias = twin.value(name, {}).detach()
+    if site.convolution:
+        return bias.reshape((1, -1) + (1,) * (rank - 2))
+    return bias * number(site.step, "beta", 1.0)
 
 
 @dataclass
@@ -88,7 +118,7 @@ class Aftermath:
     bounds: tuple[float, float] | None = None
 
     def target(self, lockstep: Lockstep, site: Site, batch: int) -> torch.Tensor:
-        """What the layer should give so that z is the original's: its own former output, plus what the other branch lacks."""
+        """What the layer should give so that z is the original's: its former output and what the other branch lacks."""
         own = lockstep.wanted(site.output, batch)
         if self.other is None:
             return own
@@ -112,10 +142,16 @@ def _channels(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def find_aftermath(lockstep: Lockstep, site: Site, readers: Readers) -> Aftermath:
     """Follow the output while each value has one reader and the way is affine per channel."""
     twin, found, name = lockstep.compressed, Aftermath(), site.output
+    second = channels_second(site, lockstep.before[0][site.output].ndim)
     while len(after := readers.get(name, ())) == 1:
         step = after[0]
-        if step.op_type == "BatchNormalization" and step.inputs[0] == name and found.scale is None and found.other is None:
-            if not _pass_batch_norm(twin, step, found):
+        if (
+            step.op_type == "BatchNormalization"
+            and step.inputs[0] == name
+            and found.scale is None
+            and found.other is None
+        ):
+            if not second or not _pass_batch_norm(twin, step, found):
                 break
         elif step.op_type == "Add" and site.convolution and found.other is None:
             other = str(step.inputs[1] if step.inputs[0] == name else step.inputs[0])
@@ -133,7 +169,7 @@ def find_aftermath(lockstep: Lockstep, site: Site, readers: Readers) -> Aftermat
 
 def _pass_batch_norm(twin: TorchGraph, step: Step, found: Aftermath) -> bool:
     gamma, beta, mean, variance = (twin.value(str(name), {}).detach() for name in step.inputs[1:5])
-    scale = gamma / (variance + float(step.attributes.get("epsilon", 1e-5))).sqrt()  # type: ignore[arg-type]
+    scale = gamma / (variance + number(step, "epsilon", 1e-5)).sqrt()
     if float(scale.abs().min()) < FLATTEST * float(scale.abs().median()):
         return False
     found.scale, found.mean, found.shift = scale, mean.clone(), beta
@@ -151,6 +187,6 @@ def _bounds(step: Step) -> tuple[float, float] | None:
     if step.op_type == "Relu":
         return 0.0, float("inf")
     limits = [step.literals.get(place, (default,)) for place, default in ((1, float("-inf")), (2, float("inf")))]
-    low = float(step.attributes.get("min", limits[0][0]))  # type: ignore[arg-type]
-    high = float(step.attributes.get("max", limits[1][0]))  # type: ignore[arg-type]
+    low = number(step, "min", limits[0][0])
+    high = number(step, "max", limits[1][0])
     return (low, high) if low > float("-inf") else None

@@ -1,18 +1,19 @@
 """What a job measures with: batches, the twin of the original, and the statistics, from data or without any.
 
-Rungs, best first: `data`; `batchnorm`, made-up images on which every BatchNormalization is made to see the mean and deviation
-that it stores; `white`, made-up images alone; `weights`, where torch has no rule for an operator and every layer's input is taken
-to be white.
+Rungs, best first: `data`; `batchnorm`, made-up images on which every BatchNormalization is made to see the mean and
+deviation that it stores; `white`, made-up images alone; `weights`, where torch has no rule for an operator and every
+layer's input is taken to be white.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import torch
 
 from darwinc.calibrators.lockstep import Footprint, footprint
 from darwinc.calibrators.recalibrate import reestimate
@@ -21,10 +22,11 @@ from darwinc.calibrators.weights_only import from_weights
 from darwinc.channels import Channels
 from darwinc.console import Stage
 from darwinc.cost import CostModel
-from darwinc.data import Samples, synthetic
+from darwinc.data import Samples, fitting_batches, fixed_batch, samples_in, synthetic
 from darwinc.errors import UnsupportedOperator
+from darwinc.graph import to_bytes
 from darwinc.pipeline import Job
-from darwinc.runtime import InputSpec
+from darwinc.runtime import InputSpec, open_session, pin, usable_feed
 from darwinc.torch_graph import TorchGraph
 
 Feed = Mapping[str, npt.NDArray[np.generic]]
@@ -48,12 +50,13 @@ FEWEST_BATCHES = 4
 class Calibration:
     """The batches to measure on, and the twin to measure with.
 
-    `twin` is None on the rung `weights`; on the rung `batchnorm` its running statistics are those of the made-up samples.
+    `twin` is None on the rung `weights`; on the rung `batchnorm` its running statistics are those of the made-up
+    samples.
     """
 
     rung: str
     twin: TorchGraph | None
-    batches: list[Feed]
+    batches: Sequence[Feed]
 
     @property
     def holdout(self) -> int:
@@ -63,10 +66,12 @@ class Calibration:
     @property
     def samples(self) -> int:
         """How many samples all batches hold."""
-        return sum(_length(feed) for feed in self.batches)
+        return sum(samples_in(feed) for feed in self.batches)
 
 
-def prepare(model: ir.Model, channels: Channels, samples: Samples | None, *, device: str, seed: int, limit: int = MOST_SAMPLES) -> Calibration:
+def prepare(
+    model: ir.Model, channels: Channels, samples: Samples | None, *, device: str, seed: int, limit: int = MOST_SAMPLES
+) -> Calibration:
     """Choose the best rung that the model and the data allow.
 
     Raises:
@@ -74,7 +79,9 @@ def prepare(model: ir.Model, channels: Channels, samples: Samples | None, *, dev
     """
     try:
         twin = TorchGraph(model, device=device)
-        return _from_data(twin, samples, limit, seed) if samples is not None else _made_up(model, twin, channels, seed)
+        if samples is not None:
+            return _from_data(twin, input_specs(model), samples, limit, seed)
+        return _made_up(model, twin, channels, seed)
     except UnsupportedOperator:
         return Calibration("weights", None, [])
 
@@ -84,12 +91,15 @@ def calibration_of(job: Job) -> Calibration:
     if job.calibration is None:
         job.calibration = prepare(job.original, job.channels, job.samples, device=job.device, seed=job.seed)
         if job.calibration.twin is None:
-            job.warnings.append("Torch has no rule for an operator of this model: fitness is measured on the weights alone, data is not used.")
+            job.warnings.append(
+                "Torch has no rule for an operator of this model: fitness is measured on the weights alone, "
+                "data is not used."
+            )
     return job.calibration
 
 
 def statistics_of(job: Job, stage: Stage) -> Statistics:
-    """The statistics of every reader. They are large: whoever asks holds them as long as needed, and nobody else does."""
+    """The statistics of every reader. They are large: whoever asks holds them, and nobody else does."""
     calibration = calibration_of(job)
     if calibration.twin is None:
         return from_weights(job.channels)
@@ -107,49 +117,76 @@ def statistics_of(job: Job, stage: Stage) -> Statistics:
     return found
 
 
-def _from_data(twin: TorchGraph, samples: Samples, limit: int, seed: int) -> Calibration:
+def _from_data(twin: TorchGraph, inputs: Sequence[InputSpec], samples: Samples, limit: int, seed: int) -> Calibration:
     order = np.random.default_rng(seed).permutation(len(samples))[:limit]
     chosen = samples.take(order)
-    probe = next(iter(chosen.take(slice(0, 1)).batches(1))).feed
+    least = 1 if samples.source.whole else fixed_batch(inputs) or 1
+    probe = next(fitting_batches(chosen, inputs, 1)).feed
     size = footprint(twin, probe)
-    count = max(2, min(len(chosen), FRONTIER_BYTES // max(2 * size.frontier, 1)))
-    batch = _batch_size(twin, probe, count, size)
-    return Calibration("data", twin, [batch.feed for batch in chosen.take(slice(0, count)).batches(batch)])
+    count = _multiple(min(len(chosen), FRONTIER_BYTES // max(2 * size.frontier, 1)), least)
+    length = _batch_size(twin, probe, count, size, least)
+    return Calibration("data", twin, [batch.feed for batch in chosen.take(slice(0, count)).batches(length)])
 
 
 def _made_up(model: ir.Model, twin: TorchGraph, channels: Channels, seed: int) -> Calibration:
-    inputs = input_specs(model)
-    probe = next(iter(synthetic(inputs, 1, seed).batches(1))).feed
+    inputs = _pinned(model, seed)
+    least = fixed_batch(inputs) or 1
+    probe = next(synthetic(inputs, least, seed).batches(least)).feed
     macs = max(CostModel(channels).macs(channels.nobody()), 1)
     count = int(min(max(SYNTHETIC_MACS / macs, FEWEST_SYNTHETIC), MOST_SYNTHETIC))
     size = footprint(twin, probe)
-    count = max(2, min(count, SYNTHETIC_FRONTIER_BYTES // max(size.frontier, 1)))
-    batches = [batch.feed for batch in synthetic(inputs, count, seed).batches(_batch_size(twin, probe, count, size))]
+    count = _multiple(min(count, SYNTHETIC_FRONTIER_BYTES // max(size.frontier, 1)), least)
+    length = _batch_size(twin, probe, count, size, least)
+    batches = [batch.feed for batch in synthetic(inputs, count, seed).batches(length)]
     changed = reestimate(twin, batches)
     return Calibration("batchnorm" if changed else "white", twin, batches)
 
 
-def _batch_size(twin: TorchGraph, probe: Feed, count: int, size: Footprint) -> int:
-    """How many samples go in one batch: many where the graph takes them and answers alike, so that a fixed batch isn't a trap."""
-    wanted = max(1, min(BATCH, -(-count // FEWEST_BATCHES), BACKWARD_BYTES // max(size.total, 1)))
-    if wanted == 1:
-        return 1
+def _multiple(count: int, least: int) -> int:
+    """Whole feeds, and two at least: one of them judges."""
+    return max(2, count // least) * least
+
+
+def _pinned(model: ir.Model, seed: int) -> list[InputSpec]:
+    """The inputs, with free axes after the first of lengths that ONNX Runtime takes."""
+    inputs = input_specs(model)
+    if all(isinstance(size, int) for spec in inputs for size in spec.shape[1:]):
+        return inputs
+    session = open_session(to_bytes(model), optimization="basic")
+    return pin(inputs, usable_feed(session, seed=seed, demand="finite"))
+
+
+def _batch_size(twin: TorchGraph, probe: Feed, count: int, size: Footprint, least: int) -> int:
+    """How many samples go in one batch: many only where the graph takes them and answers as it does to each alone."""
+    wanted = max(least, min(BATCH, -(-count // FEWEST_BATCHES), BACKWARD_BYTES // max(size.total, 1)))
+    if wanted == least:
+        return least
     try:
         alone = list(twin.detached(probe).values())
         double = list(twin.detached({name: np.concatenate([array, array]) for name, array in probe.items()}).values())
     except (RuntimeError, ValueError, IndexError):
-        return 1
-    alike = all(
-        two.ndim > 0 and one.ndim > 0 and two.shape[0] == 2 * one.shape[0] and bool((two[: one.shape[0]] - one).abs().max() <= 1e-3 * (1 + one.abs().max()))
-        for one, two in zip(alone, double, strict=True)
-    )
-    return wanted if alike else 1
+        return least
+    return wanted if all(_alike(one, two) for one, two in zip(alone, double, strict=True)) else least
+
+
+def _alike(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Is the first half of `two`, an output for twice the samples, the same as `one`?"""
+    if one.ndim == 0 or two.shape != (2 * one.shape[0], *one.shape[1:]):
+        return False
+    half = two[: one.shape[0]]
+    if not one.is_floating_point() or not one.numel():
+        return torch.equal(half, one)
+    return bool((half - one).abs().max() <= 1e-3 * (1 + one.abs().max()))
 
 
 def input_specs(model: ir.Model) -> list[InputSpec]:
     """The graph inputs that a feed must give."""
     return [
-        InputSpec(str(value.name), np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32), tuple(_sizes(value)))
+        InputSpec(
+            str(value.name),
+            np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32),
+            tuple(_sizes(value)),
+        )
         for value in model.graph.inputs
         if value.name not in model.graph.initializers
     ]
@@ -158,7 +195,3 @@ def input_specs(model: ir.Model) -> list[InputSpec]:
 def _sizes(value: ir.Value) -> Iterator[int | str | None]:
     for size in value.shape or ():
         yield size if isinstance(size, int) else size.value
-
-
-def _length(feed: Feed) -> int:
-    return max((len(array) for array in feed.values() if array.ndim), default=1)

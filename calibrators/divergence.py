@@ -15,11 +15,15 @@ Feed = Mapping[str, npt.NDArray[np.generic]]
 
 
 def divergence(reference: TorchGraph, other: TorchGraph, batches: Sequence[Feed]) -> float:
-    """Mean over batches and floating outputs: Kullback-Leibler divergence (nats) for class scores, else squared error over variance."""
-    found = []
+    """Mean over batches and floating outputs: KL divergence (nats) of class scores, else squared error / variance."""
+    found: list[float] = []
     for feed in batches:
         wanted, got = reference.detached(feed), other.detached(feed)
-        found.extend(_output(wanted[name], got[name]) for name in wanted if wanted[name].is_floating_point() and wanted[name].numel())
+        found.extend(
+            _output(wanted[name], got[name])
+            for name in wanted
+            if wanted[name].is_floating_point() and wanted[name].numel()
+        )
     return float(np.mean(found)) if found else 0.0
 
 

@@ -1,8 +1,8 @@
 """The world of made-up samples: both networks see each BatchNormalization's stored mean and deviation there.
 
 On made-up inputs the running statistics don't fit. So the original's are replaced by those that it has on these inputs
-(`recalibrate.reestimate`), the compressed network takes over the same ones while it is refitted, and afterwards gets its own back, moved by
-what the refit added.
+(`recalibrate.reestimate`), the compressed network takes over the same ones while it is refitted, and afterwards gets
+its own back, moved by what the refit added.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Domain:
 
     @classmethod
     def enter(cls, calibration: Calibration, compressed: TorchGraph, channels: Channels, dead: Mask) -> Domain:
-        """Give the compressed network the original's statistics on the made-up samples (nothing to do with real data)."""
+        """Give the compressed network the original's statistics on made-up samples; with real data nothing changes."""
         if calibration.rung != "batchnorm" or calibration.twin is None:
             return cls([])
         originals = {step.outputs[0]: step for step in calibration.twin.steps if step.op_type == "BatchNormalization"}

@@ -1,8 +1,9 @@
 """Ridge least squares for one layer, and for a layer with a rectifier behind it.
 
-Inputs are X [G, R, D] (groups, rows, inputs times taps), targets T [G, R, O], weights [G, D, O], offsets [G, O]. A rectifier forgives:
-where the target and the answer both lie beyond its bound, the answer is right whatever it is. So the fit alternates between
-the weights and such free targets (after Zhang et al., 2015, "Accelerating Very Deep Convolutional Networks").
+Inputs are X [G, R, D] (groups, rows, inputs times taps), targets T [G, R, O], weights [G, D, O], offsets [G, O]. A
+rectifier forgives: where the target and the answer both lie beyond its bound, the answer is right whatever it is. So
+the fit alternates between the weights and such free targets (after Zhang et al., 2015, "Accelerating Very Deep
+Convolutional Networks").
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-7, 1e-3, 1e-2, 1e-1, 1.0)
 NEGLIGIBLE = 1e-9
 """A relative error below which a layer is left as it is: nothing changed before it."""
 WIDEST_DOUBLE = 1024
-"""Inputs above which moments are factored in single precision, whose rounding the ridge covers, and fewer candidates are tried."""
+"""Inputs above which moments are factored in single precision, whose rounding the ridge covers, and fewer are tried."""
 ROUNDS = 3
 WIDE_RIDGES, WIDE_ROUNDS = (1e-2, 1e-1), 1
 
@@ -24,8 +25,8 @@ WIDE_RIDGES, WIDE_ROUNDS = (1e-2, 1e-1), 1
 class Rows:
     """Rows of one layer.
 
-    `low` and `high` are the outputs at which the rectifier starts and ends, None where there's none; `gain` [G, 1, O] is what the
-    network makes of a unit of each output.
+    `low` and `high` are the outputs at which the rectifier starts and ends, None where there's none; `gain` [G, 1, O]
+    is what the network makes of a unit of each output.
     """
 
     x: torch.Tensor
@@ -36,7 +37,11 @@ class Rows:
 
     def clipped(self, answer: torch.Tensor) -> torch.Tensor:
         """What the network sees of an answer: what the rectifier lets through, times the gain."""
-        seen = answer if self.low is None or self.high is None else torch.minimum(torch.maximum(answer, self.low), self.high)
+        seen = (
+            answer
+            if self.low is None or self.high is None
+            else torch.minimum(torch.maximum(answer, self.low), self.high)
+        )
         return seen if self.gain is None else seen * self.gain
 
     def forgiving(self, answer: torch.Tensor) -> torch.Tensor:
@@ -49,7 +54,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Solution:
-    """Weights [G, D, O], offset [G, O] or None, the error on held-out rows relative to the target's variance, and the ridge."""
+    """Weights [G, D, O], offset [G, O] or None, the held-out error relative to the target's variance, and the ridge."""
 
     weight: torch.Tensor
     offset: torch.Tensor | None
@@ -70,7 +75,9 @@ class LayerFit:
         """Moments of the rows, once some candidate is wanted."""
         seen = self.seen
         centred = self.current.offset is not None
-        self.mean = seen.x.mean(1, dtype=torch.float64) if centred else torch.zeros_like(seen.x[:, 0], dtype=torch.float64)
+        self.mean = (
+            seen.x.mean(1, dtype=torch.float64) if centred else torch.zeros_like(seen.x[:, 0], dtype=torch.float64)
+        )
         precision = torch.float32 if self.wide else torch.float64
         square = (seen.x.transpose(1, 2) @ seen.x).to(precision) / seen.x.shape[1]
         mean = self.mean.to(precision)
@@ -78,7 +85,7 @@ class LayerFit:
         self.explained = self.moment @ self.current.weight.to(precision)
 
     def best(self) -> Solution:
-        """The candidate of least held-out error; the present weights (`ridge` None) where nothing is better, or nothing is wrong."""
+        """The candidate of least held-out error; the present weights (`ridge` None) where none is better."""
         if self.current.error < NEGLIGIBLE:
             return self.current
         self._prepare()
@@ -100,7 +107,7 @@ class LayerFit:
         return found
 
     def _factor(self, ridge: float) -> torch.Tensor | None:
-        """The Cholesky factor of the moments with a ridge of each input's own variance; None where they aren't positive."""
+        """The Cholesky factor of the moments plus a ridge of each input's own variance; None where it doesn't exist."""
         if ridge not in self.factors:
             scale = torch.diagonal(self.moment, dim1=1, dim2=2).clamp_min(0)
             scale = scale.clamp_min(1e-8 * float(scale.mean()) + 1e-30)
@@ -113,7 +120,11 @@ class LayerFit:
         if factor is None:
             return None
         weight, offset = self.current.weight, self.current.offset
-        mean_t = target.mean(1, dtype=torch.float64) if offset is not None else torch.zeros_like(target[:, 0], dtype=torch.float64)
+        mean_t = (
+            target.mean(1, dtype=torch.float64)
+            if offset is not None
+            else torch.zeros_like(target[:, 0], dtype=torch.float64)
+        )
         cross = (self.seen.x.transpose(1, 2) @ target).to(factor.dtype) / target.shape[1]
         cross = cross - (self.mean.unsqueeze(2) * mean_t.unsqueeze(1)).to(factor.dtype)
         solved = weight + torch.cholesky_solve(cross - self.explained, factor).double()

@@ -1,8 +1,8 @@
 """Original and compressed network side by side, one node at a time over all samples.
 
-Each node is run for every batch before the next node starts, so a weight can be refitted on the already compressed prefix and the
-rest of the network sees the refitted values: one forward pass of each network in all. Memory holds what is alive between two nodes,
-for all samples; `footprint` says how much that is.
+Each node is run for every batch before the next node starts, so a weight can be refitted on the already compressed
+prefix and the rest of the network sees the refitted values: one forward pass of each network in all. Memory holds what
+is alive between two nodes, for all samples; `footprint` says how much that is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from darwinc.channels import Channels, Mask
+from darwinc.data import samples_in
 from darwinc.torch_graph import TorchGraph
 from darwinc.torch_rules import Step
 
@@ -26,7 +27,8 @@ class Lockstep:
     """The two networks' values at the frontier, batch by batch.
 
     Attributes:
-        original, compressed: twins of the model and of its rewrite; the compressed one's weights may be changed between steps.
+        original, compressed: twins of the model and of its rewrite; the compressed one's weights may be changed between
+            steps.
         before, after: environments, one per batch.
     """
 
@@ -88,7 +90,7 @@ class Lockstep:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes per sample: the most that is alive between two nodes, and everything that is ever made (what a backward pass keeps)."""
+    """Bytes per sample: the most that is alive between two nodes, and all that is ever made (for a way back)."""
 
     frontier: int
     total: int
@@ -97,7 +99,7 @@ class Footprint:
 def footprint(twin: TorchGraph, feed: Feed) -> Footprint:
     """Found by running one batch."""
     environment = twin.enter(feed)
-    samples = max(len(next(iter(feed.values()))), 1)
+    samples = max(samples_in(feed), 1)
     most = total = 0
     with torch.no_grad():
         for step in twin.steps:

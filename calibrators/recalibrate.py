@@ -15,10 +15,10 @@ Feed = Mapping[str, npt.NDArray[np.generic]]
 
 
 def reestimate(twin: TorchGraph, batches: Sequence[Feed]) -> int:
-    """Set each BatchNormalization's mean and variance [C] to those of its input, in topological order; returns how many changed.
+    """Set each BatchNormalization's mean and variance [C] to those of its input; returns how many changed.
 
-    Every node is run for all batches before the next one, so that later layers see re-estimated earlier ones. Statistics that are
-    shared with another reader are left alone.
+    Every node is run for all batches before the next one, so that later layers see re-estimated earlier ones.
+    Statistics that are shared with another reader are left alone.
     """
     weights = twin.weights()
     uses: dict[str, int] = {}
@@ -45,7 +45,9 @@ def reestimate(twin: TorchGraph, batches: Sequence[Feed]) -> int:
     return changed
 
 
-def input_statistics(twin: TorchGraph, step: Step, environments: Sequence[Mapping[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+def input_statistics(
+    twin: TorchGraph, step: Step, environments: Sequence[Mapping[str, torch.Tensor]]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance [C] of a step's first operand [N, C, *spatial] over all batches."""
     count = 0
     first = second = torch.zeros(())

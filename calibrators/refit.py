@@ -1,8 +1,9 @@
 """Inheritance in closed form: survivors take over the dead channels' part, layer by layer, on the compressed prefix.
 
-Each linear layer of the compressed network is fitted by ridge least squares to what the *original* network has at that point (after
-the residual sum, where one follows), so that errors made upstream are corrected downstream. The ridge pulls towards the weights as
-they are; how strongly is chosen on held-out samples, and a layer that no fit helps stays as it is.
+Each linear layer of the compressed network is fitted by ridge least squares to what the *original* network has at that
+point (after the residual sum, where one follows), so that errors made upstream are corrected downstream. The ridge
+pulls towards the weights as they are; how strongly is chosen on held-out samples, and a layer that no fit helps stays
+as it is.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from dataclasses import dataclass, field
 
 import torch
 
-from darwinc.calibrators.aftermath import Aftermath, Readers, find_aftermath, find_offset, readers_of
+from darwinc.calibrators.aftermath import Aftermath, Readers, find_aftermath, find_offset, fixed_term, readers_of
 from darwinc.calibrators.least_squares import LayerFit, Rows
 from darwinc.calibrators.lockstep import Lockstep
 from darwinc.calibrators.sites import Site, find_sites
 
 LARGEST = 4608
-"""Inputs (channels times kernel taps) above which a layer is not refitted: its moments would not fit a bounded memory."""
+"""Inputs (channels times kernel taps) above which a layer is not refitted, to bound memory."""
 
 MOST_ROWS = 131072
-MOST_ELEMENTS = 2**24
-"""Elements of a layer's rows, inputs and outputs together, that are held at once."""
+MOST_ELEMENTS = 2**26
+"""Elements of a layer's rows, inputs and outputs together, that are held at once where the data is real."""
+MOST_SYNTHETIC_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,13 @@ class Fitted:
 class Refitter:
     """Walks both networks in lockstep and refits every linear layer of the compressed one.
 
-    `holdout` says how many of the last batches only judge.
+    `holdout` says how many of the last batches only judge, `elements` how much of a layer's rows is held at once.
     """
 
     lockstep: Lockstep
     holdout: int
     seed: int = 0
+    elements: int = MOST_ELEMENTS
     results: list[Fitted] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -79,12 +82,18 @@ class Refitter:
         if inputs * taps > LARGEST:
             self.skipped.append((site.step.name, f"it has more than {LARGEST} inputs"))
             return
-        offset = find_offset(twin, site, readers, groups * outputs)
-        seen, held = self._rows(site, weight, find_aftermath(self.lockstep, site, readers), generator)
+        rank = self.lockstep.before[0][site.output].ndim
+        offset = find_offset(twin, site, readers, groups * outputs, rank)
+        fixed = fixed_term(twin, site, rank) if offset is None else 0.0
+        seen, held = self._rows(site, weight, find_aftermath(self.lockstep, site, readers), fixed, generator)
         if seen.x.shape[1] < inputs * taps:
-            self.skipped.append((site.step.name, f"the samples have {seen.x.shape[1]} rows for its {inputs * taps} inputs"))
+            self.skipped.append(
+                (site.step.name, f"the samples have {seen.x.shape[1]} rows for its {inputs * taps} inputs")
+            )
             return
-        fit = LayerFit(seen, held, matrix.double().flatten(2).transpose(1, 2), None if offset is None else offset.value(groups))
+        fit = LayerFit(
+            seen, held, matrix.double().flatten(2).transpose(1, 2), None if offset is None else offset.value(groups)
+        )
         best = fit.best()
         self.results.append(Fitted(site.step.name, fit.current.error, best.error, best.ridge))
         if best.ridge is None:
@@ -93,21 +102,34 @@ class Refitter:
         if offset is not None and best.offset is not None:
             offset.set(best.offset)
 
-    def _rows(self, site: Site, weight: torch.Tensor, aftermath: Aftermath, generator: torch.Generator) -> tuple[Rows, Rows]:
-        """Rows to fit on, and held-out rows to judge by, from random positions of every sample."""
+    def _rows(
+        self,
+        site: Site,
+        weight: torch.Tensor,
+        aftermath: Aftermath,
+        fixed: torch.Tensor | float,
+        generator: torch.Generator,
+    ) -> tuple[Rows, Rows]:
+        """Rows to fit on, and held-out rows to judge by, from random positions of every sample.
+
+        `fixed` is the part of the output that no fit may change.
+        """
         lockstep = self.lockstep
         parts: list[tuple[torch.Tensor, ...]] = []
         data = str(site.step.inputs[site.data])
         samples = sum(environment[data].shape[0] for environment in lockstep.after)
         groups, outputs, inputs, taps = site.matrix(weight).shape
-        budget = min(MOST_ROWS, MOST_ELEMENTS // (groups * (inputs * taps + 4 * outputs)))
+        budget = min(MOST_ROWS, self.elements // (groups * (inputs * taps + 4 * outputs)))
         for batch, environment in enumerate(lockstep.after):
             target = aftermath.target(lockstep, site, batch)
             available, wanted = site.positions(target), max(1, budget // max(samples, 1))
             chosen = torch.randperm(available, generator=generator)[:wanted].to(target.device)
-            row = [site.patches(environment[data], weight, target, chosen), site.targets(target, chosen)]
+            row = [site.patches(environment[data], weight, target, chosen), site.targets(target - fixed, chosen)]
             if aftermath.bounds is not None:
-                ends = [site.targets(aftermath.zero(lockstep, target, batch, level), chosen) for level in aftermath.bounds]
+                ends = [
+                    site.targets(aftermath.zero(lockstep, target, batch, level) - fixed, chosen)
+                    for level in aftermath.bounds
+                ]
                 row += [torch.minimum(*ends), torch.maximum(*ends)]
             parts.append(tuple(row))
         kept = len(parts) - self.holdout

@@ -1,7 +1,7 @@
 """Where a weight mixes channels: convolutions and matrix products of the twin, seen as one linear map of rows.
 
-A `Site` gives every such step the same view: weights as [G, O, C, T] (groups, outputs, inputs and kernel taps per group), inputs
-as rows, so that moments, gradients and least squares are written once.
+A `Site` gives every such step the same view: weights as [G, O, C, T] (groups, outputs, inputs and kernel taps per
+group), inputs as rows, so that moments, gradients and least squares are written once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ PRODUCTS = ("Gemm", "MatMul")
 class Site:
     """A step whose output is linear in a weight.
 
-    `data` and `weight` are operand positions; `flipped` says that the weight stands left of the data, or that an operand is
-    transposed, so that inputs vary along the weight's rows.
+    `data` and `weight` are operand positions; `groups` is 1 for everything but grouped convolutions.
     """
 
     step: Step
@@ -42,30 +41,38 @@ class Site:
         return self.step.outputs[0]
 
     def matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight as [G, O, C, T]."""
+        """The weight as [G, O, C, T], times Gemm's alpha."""
         if self.step.op_type == "Conv":
             return weight.reshape(self.groups, weight.shape[0] // self.groups, weight.shape[1], -1)
         if self.step.op_type == "ConvTranspose":
             return weight.reshape(self.groups, weight.shape[0] // self.groups, weight.shape[1], -1).transpose(1, 2)
-        return (weight if self._outputs_first else weight.T)[None, :, :, None]
+        return (weight if self._outputs_first else weight.T)[None, :, :, None] * self._alpha
 
     def unmatrix(self, matrix: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """The inverse of `matrix`, for convolutions and products (not ConvTranspose)."""
         if self.step.op_type == "Conv":
             return matrix.reshape(like.shape)
-        return matrix[0, :, :, 0] if self._outputs_first else matrix[0, :, :, 0].T
+        scaled = matrix[0, :, :, 0] / self._alpha
+        return scaled if self._outputs_first else scaled.T
+
+    @property
+    def _alpha(self) -> float:
+        return number(self.step, "alpha", 1.0) if self.step.op_type == "Gemm" else 1.0
+
+    def _transposed(self, operand: int) -> bool:
+        return number(self.step, "transB" if operand else "transA", 0) == 1
 
     @property
     def _outputs_first(self) -> bool:
         if self.step.op_type == "Gemm":
-            return self.step.attributes.get("transB", 0) == 1 if self.weight == 1 else self.step.attributes.get("transA", 0) == 0
+            return self._transposed(1) if self.weight == 1 else not self._transposed(0)
         return self.weight == 0
 
     @property
     def _data_last(self) -> bool:
         """Do the contracted positions lie on the last axis of the data?"""
         if self.step.op_type == "Gemm":
-            return self.step.attributes.get("transA", 0) == 0 if self.data == 0 else self.step.attributes.get("transB", 0) == 1
+            return not self._transposed(0) if self.data == 0 else self._transposed(1)
         return self.data == 0
 
     def input_rows(self, x: torch.Tensor) -> torch.Tensor:
@@ -110,10 +117,20 @@ class Site:
         return taken.reshape(taken.shape[0], self.groups, -1).transpose(0, 1)
 
 
-def _gather_index(window: Window, padded: tuple[int, ...], outputs: tuple[int, ...], chosen: torch.Tensor) -> torch.Tensor:
+def number(step: Step, name: str, default: float) -> float:
+    """A numeric attribute, or its default."""
+    found = step.attributes.get(name, default)
+    return float(found) if isinstance(found, (int, float)) else default
+
+
+def _gather_index(
+    window: Window, padded: tuple[int, ...], outputs: tuple[int, ...], chosen: torch.Tensor
+) -> torch.Tensor:
     """Flat places [P, T] in the padded input of every tap of the window at the chosen output positions."""
     starts = torch.unravel_index(chosen, outputs)
-    taps = torch.cartesian_prod(*(torch.arange(size, device=chosen.device) for size in window.kernel)).reshape(-1, len(window.kernel))
+    taps = torch.cartesian_prod(*(torch.arange(size, device=chosen.device) for size in window.kernel)).reshape(
+        -1, len(window.kernel)
+    )
     index = torch.zeros((len(chosen), len(taps)), dtype=torch.long, device=chosen.device)
     for axis, size in enumerate(padded):
         place = starts[axis][:, None] * window.strides[axis] + taps[None, :, axis] * window.dilations[axis]
@@ -127,8 +144,7 @@ def find_sites(twin: TorchGraph) -> dict[str, Site]:
     sites: dict[str, Site] = {}
     for step in twin.steps:
         if step.op_type in CONVOLUTIONS and step.inputs[1] in made and step.inputs[0] not in made:
-            groups = int(step.attributes.get("group", 1))  # type: ignore[arg-type]
-            sites[step.outputs[0]] = Site(step, 0, 1, groups)
+            sites[step.outputs[0]] = Site(step, 0, 1, int(number(step, "group", 1)))
         elif step.op_type in PRODUCTS:
             constant = [name in made for name in step.inputs[:2]]
             if constant[0] != constant[1]:
@@ -137,7 +153,7 @@ def find_sites(twin: TorchGraph) -> dict[str, Site]:
 
 
 def _made_from_constants(twin: TorchGraph) -> set[str | None]:
-    """Names of stored constants, and of what single-operand steps make of them (a transposed weight, a reshaped one)."""
+    """Names of stored constants, and of what is computed from them alone (a transposed weight, a reshaped one)."""
     made: set[str | None] = set()
     for step in twin.steps:
         made.update(name for name in step.inputs if name is not None and twin.is_constant(name))

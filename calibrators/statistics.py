@@ -1,8 +1,8 @@
-"""One streaming pass over calibration data: second moments at every reader, and the curvature of the loss at its output.
+"""One streaming pass over calibration data: second moments at every reader, and the loss's curvature at its output.
 
-Memory is bounded by the widths of the layers, not by the data. Labels are never needed: the gradient of a divergence from oneself
-is zero, so its curvature is sampled instead, with labels drawn from the model's own softmax, or with random directions for outputs
-that are no probabilities.
+Memory is bounded by the widths of the layers, not by the data. Labels are never needed: the gradient of a divergence
+from oneself is zero, so its curvature is sampled instead, with labels drawn from the model's own softmax, or with
+random directions for outputs that are no probabilities.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from darwinc.calibrators.sites import Site, find_sites
 from darwinc.channels import Channels
+from darwinc.data import samples_in
 from darwinc.errors import DarwincError
 from darwinc.fitness import ReaderStatistics
 from darwinc.torch_graph import TorchGraph
@@ -27,6 +28,9 @@ POSITIONS = 64
 
 BLOCK_LIMIT = 1200
 """Channels times kernel taps up to which a layer's moments tell the taps apart."""
+
+CERTAIN = 0.9
+"""Mean confidence above which labels drawn from the model's own softmax say too little."""
 
 CURVATURE_ROWS = 16384
 """Positions of a batch that enter the curvature, at most."""
@@ -68,7 +72,8 @@ class _Part:
         number: which group of the convolution.
         units: component of each slot [S].
         block: one slot per channel and kernel tap, rather than per channel.
-        order: positions sorted by unit, where every unit has the same number of positions (a flattened image): those become taps.
+        order: positions sorted by unit, where every unit has the same number of positions (a flattened image): those
+            become taps.
         taps: positions per unit.
     """
 
@@ -110,8 +115,8 @@ class _Part:
 class Statistics:
     """What one pass over the data found.
 
-    `readers[output name]` has one entry per group of the convolution; `samples` counts what was seen; `classifier` says whether
-    the outputs were taken for class scores.
+    `readers[output name]` has one entry per group of the convolution; `samples` counts what was seen; `rung` is where
+    it comes from (`calibration.Calibration`).
     """
 
     readers: dict[str, list[ReaderStatistics]]
@@ -130,7 +135,9 @@ class _Watch:
     x: torch.Tensor | None = None
     y: torch.Tensor | None = None
 
-    def see(self, x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, generator: torch.Generator, *, keep: bool) -> None:
+    def see(
+        self, x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, generator: torch.Generator, *, keep: bool
+    ) -> None:
         """Add a batch's moments, and keep its tensors for the way back."""
         self.weight = weight.detach()
         if not self.parts:
@@ -163,27 +170,33 @@ def gather(
     """Stream `batches` through the twin and collect statistics at every reader of a prunable channel."""
     readers = {str(reader.node.outputs[0].name): channels.component[reader.ids] for reader in channels.flow.readers}
     watches = {
-        name: _Watch(site, readers[name]) for name, site in find_sites(twin).items() if name in readers and readers[name].any()
+        name: _Watch(site, readers[name])
+        for name, site in find_sites(twin).items()
+        if name in readers and readers[name].any()
     }
     generator = torch.Generator().manual_seed(seed)
     samples = 0
     for feed in batches:
         _batch(twin, watches, feed, generator, gradients=gradients)
-        samples += len(next(iter(feed.values())))
+        samples += samples_in(feed)
         if progress is not None:
             progress(samples)
     # Moments are given up one by one, as the statistics made of them are as large.
     return Statistics({name: watches.pop(name).conclude(samples) for name in list(watches)}, samples, rung)
 
 
-def _batch(twin: TorchGraph, watches: Mapping[str, _Watch], feed: Feed, generator: torch.Generator, *, gradients: bool) -> None:
+def _batch(
+    twin: TorchGraph, watches: Mapping[str, _Watch], feed: Feed, generator: torch.Generator, *, gradients: bool
+) -> None:
     """One batch: moments of the inputs on the way forward, curvature of the outputs on the way back."""
     with torch.set_grad_enabled(gradients):
         environment = twin.enter(feed)
         for step in twin.steps:
             results = twin.run(step, environment)
             if (watch := watches.get(step.outputs[0])) is not None:
-                x, weight = (twin.value(str(step.inputs[place]), environment) for place in (watch.site.data, watch.site.weight))
+                x, weight = (
+                    twin.value(str(step.inputs[place]), environment) for place in (watch.site.data, watch.site.weight)
+                )
                 watch.see(x, weight, results[0], generator, keep=gradients)
             environment.update(zip(step.outputs, results, strict=False))
             for gone in step.release:
@@ -206,7 +219,9 @@ def _add_moments(
         rows = rows[torch.randint(rows.shape[0], (limit,), generator=generator).to(rows.device)]
     rows = rows.reshape(len(rows), site.groups, -1)
     for part in parts:
-        part.moments.add(blocks[part.number] if part.block and blocks is not None else part.by_slot(rows[:, part.number]))
+        part.moments.add(
+            blocks[part.number] if part.block and blocks is not None else part.by_slot(rows[:, part.number])
+        )
 
 
 def _add_gradients(watches: Sequence[_Watch], outputs: list[torch.Tensor], generator: torch.Generator) -> None:
@@ -248,24 +263,29 @@ def _add_taylor(watch: _Watch, product: torch.Tensor) -> None:
 def curvature_objective(outputs: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor | None:
     """A scalar whose gradients, squared and averaged, are the curvature of the divergence from the model itself.
 
-    Class scores [N, K]: the log-likelihood of labels drawn from the model's own softmax (true Fisher). Other outputs f: v . f / rms(f)
-    with v ~ N(0, I). Outputs that aren't floating point say nothing.
+    Class scores [N, K]: the log-likelihood of labels drawn from the model's own softmax (true Fisher). Other outputs f:
+    v . f / rms(f) with v ~ N(0, I). Outputs that aren't floating point say nothing.
     """
-    terms = [_term(output, generator) for output in outputs if output.requires_grad and output.is_floating_point() and output.numel()]
+    terms = [
+        _term(output, generator)
+        for output in outputs
+        if output.requires_grad and output.is_floating_point() and output.numel()
+    ]
     return torch.stack(terms).sum() if terms else None
 
 
 def _term(output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     scores = class_log_probabilities(output)
-    if scores is not None:
+    if scores is not None and float(scores.detach().exp().amax(1).mean()) < CERTAIN:
         drawn = torch.multinomial(scores.detach().exp().cpu(), 1, generator=generator).to(output.device)
         return -scores.gather(1, drawn).sum()
+    output = output if scores is None else scores - scores.mean(1, keepdim=True)
     noise = torch.randn(output.shape, generator=generator).to(output.device, output.dtype)
     return (noise * output).sum() / output.detach().square().mean().sqrt().clamp_min(1e-12)
 
 
 def class_log_probabilities(output: torch.Tensor) -> torch.Tensor | None:
-    """Log-probabilities [N, K] where an output looks like class scores: probabilities, log-probabilities, or peaked logits."""
+    """Log-probabilities [N, K] where an output looks like class scores: (log-)probabilities, or peaked logits."""
     if output.ndim != 2 or output.shape[1] < 2:
         return None
     values = output.detach()
@@ -274,7 +294,9 @@ def class_log_probabilities(output: torch.Tensor) -> torch.Tensor | None:
     if bool((values <= 1e-6).all()) and bool(((values.exp().sum(1) - 1).abs() < 1e-3).all()):
         return output
     confidence = values.softmax(1).amax(1).mean()
-    return output.log_softmax(1) if float(confidence) > max(0.5, 3.0 / output.shape[1]) or output.shape[1] == 2 else None
+    return (
+        output.log_softmax(1) if float(confidence) > max(0.5, 3.0 / output.shape[1]) or output.shape[1] == 2 else None
+    )
 
 
 def _conclude(part: _Part, matrix: torch.Tensor, positions: npt.NDArray[np.int64], samples: int) -> ReaderStatistics:

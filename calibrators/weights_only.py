@@ -20,7 +20,9 @@ def from_weights(channels: Channels) -> Statistics:
         units = channels.component[reader.ids]
         if tensor is None or not units.any():
             continue
-        rows = _by_input(tensor.numpy().astype(np.float64), reader, len(units)).reshape(reader.groups, len(units) // reader.groups, -1)
+        rows = _by_input(tensor.numpy().astype(np.float64), reader, len(units)).reshape(
+            reader.groups, len(units) // reader.groups, -1
+        )
         readers[str(reader.node.outputs[0].name)] = [
             _white(rows[group], positions) for group, positions in enumerate(units.reshape(reader.groups, -1))
         ]

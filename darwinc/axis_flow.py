@@ -77,7 +77,6 @@ class Follower:
     place: int | str
     element: int | None
     ids: Ids
-    offset: int = 0
 
 
 @dataclass(frozen=True, eq=False)

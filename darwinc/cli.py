@@ -15,10 +15,10 @@ from darwinc import __version__
 from darwinc.commands.check import check
 from darwinc.commands.compress import compress
 from darwinc.commands.demo import demo
+from darwinc.commands.importing import import_
 from darwinc.commands.inspect import inspect
 from darwinc.commands.listing import passes
 from darwinc.commands.measuring import bench, report
-from darwinc.commands.importing import import_
 from darwinc.errors import DarwincError, Interrupted
 
 BUG = 70
@@ -30,7 +30,8 @@ class DarwincGroup(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run a command and exit. SIGTERM counts as Ctrl-C: nothing half written is left behind."""
         kwargs["standalone_mode"] = False
-        # Threads that spin while they wait make two busy processes on one machine ten times slower; libraries read this as they load.
+        # Threads that spin while they wait make two busy processes on one machine ten times slower; libraries read this
+        # as they load.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         verbose = "--verbose" in (args[0] if args else sys.argv)
@@ -41,7 +42,7 @@ class DarwincGroup(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            click.echo("darwinc: stopped; nothing was written. Run the same command again to start over.", err=True)
+            click.echo("darwinc: stopped; nothing is half written. Run the same command again to start over.", err=True)
             sys.exit(Interrupted.exit_code)
         except DarwincError as error:
             if verbose or error.exit_code == BUG:

@@ -16,7 +16,7 @@ from darwinc.benchmark import compare as compare_latency
 from darwinc.channels import analyse
 from darwinc.console import Stage, Terminal
 from darwinc.cost import measure
-from darwinc.data import open_data
+from darwinc.data import fitting_batches, fixed_batch, open_data
 from darwinc.equivalence import Agreement, agree, answers, is_bounded, prove_rewrite, tolerance_of
 from darwinc.errors import Unreachable, UsageError, VerificationFailed
 from darwinc.outcome import describe, peak_memory, settle_target, stamp
@@ -32,10 +32,10 @@ from darwinc.runtime import Feed, InputSpec, open_session, usable_feed
 RECOVERIES: dict[str, type[Pass]] = {"inherit": Inherit, "recalibrate": Recalibrate}
 MOST_SAMPLES = 2048
 MOST_JUDGED = 512
-PROOF_INPUTS = 4
+PROOF_INPUTS, PROOF_BATCH = 4, 2
 TWIN_INPUTS = 2
 TWIN_SLACK = 4.0
-"""The twin may differ from ONNX Runtime by this many times what the untouched original does, where that is above the tolerance."""
+"""The twin may differ from ONNX Runtime by this many times what the untouched original does, if above the tolerance."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def compress(
 ) -> Result:
     """Compress an ONNX file, prove the rewrite, and write the result to `output` whole or not at all.
 
-    A plain number as `target` is the fraction of parameters to remove; `data` is a shorthand for the setting of that name.
+    A plain number as `target` is the fraction of parameters to remove; `data` is a shorthand for the setting of that
+    name.
 
     Raises:
         InvalidModel, InvalidData: what was handed in can't be used.
@@ -124,10 +125,18 @@ def compress(
     settings = settings if data is None else replace(settings, data=data)
     target = target if isinstance(target, Target) else Target("sparsity", target)
     run = _Run(Path(model), settings, target, list(command), terminal or Terminal(quiet=True))
-    destination = _destination(output, settings)
+    destination = _destination(run.source, output, settings)
     original, released = _read(run)
     job = _job(run, original)
-    cull = Cull(target.kind, target.amount, settings.fitness, settings.align, settings.max_share, settings.protect, settings.only)
+    cull = Cull(
+        target.kind,
+        target.amount,
+        settings.fitness,
+        settings.align,
+        settings.max_share,
+        settings.protect,
+        settings.only,
+    )
     cull.plan(job.original, job.channels)
     recovery = _recovery(settings, job)
     before = measure(job.original, job.channels)
@@ -144,7 +153,12 @@ def compress(
             with _timed(run, "prove recovery"):
                 twin = _prove_twin(job, feeds)
     values = describe(job, before, measure(job.model), asdict(target), proof, twin)
-    values |= {"command": run.command, "seed": settings.seed, "input": file_info(run.source), "passes": [asdict(done) for done in run.passes]}
+    values |= {
+        "command": run.command,
+        "seed": settings.seed,
+        "input": file_info(run.source),
+        "passes": [asdict(done) for done in run.passes],
+    }
     if destination is not None:
         stamp(job.model, values)
         with _timed(run, "write"):
@@ -157,9 +171,11 @@ def compress(
     return Result(job.model, build_report(values), destination)
 
 
-def _destination(output: str | Path | None, settings: Settings) -> Path | None:
+def _destination(source: Path, output: str | Path | None, settings: Settings) -> Path | None:
     if settings.dry_run or output is None:
         return None
+    if source.exists() and Path(output).exists() and source.samefile(output):
+        raise UsageError(f"{output} is the model itself, which the result is measured against; give another name.")
     graph.check_writable(Path(output))
     return Path(output)
 
@@ -171,23 +187,36 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
     reference: Path | bytes = graph.to_bytes(job.original) if released else run.source
     samples, split = job.samples, "calibration"
     if settings.test is not None:
-        samples, split = open_data(settings.test, specs(job), preprocess=settings.preprocess, seed=settings.seed), "test"
+        samples, split = (
+            open_data(settings.test, specs(job), preprocess=settings.preprocess, seed=settings.seed),
+            "test",
+        )
     if samples is not None:
         with _timed(run, "quality"):
             chosen = samples if split == "test" else samples.take(slice(0, MOST_JUDGED))
             found["quality"], found["parity"] = compare_quality(reference, destination, chosen, split=split)
     if settings.bench_seconds > 0:
         with _timed(run, "latency") as stage:
-            feeds = None if samples is None else [next(iter(samples.batches(1))).feed]
+            feeds = None if samples is None else [next(fitting_batches(samples, specs(job), 1)).feed]
             timing = compare_latency(
-                reference, destination, threads=settings.threads, seconds=settings.bench_seconds, seed=settings.seed, feeds=feeds, progress=stage.at
+                reference,
+                destination,
+                threads=settings.threads,
+                seconds=settings.bench_seconds,
+                seed=settings.seed,
+                feeds=feeds,
+                progress=stage.at,
             )
             found["latency"] = timing.as_report()
             if released:
-                moved = compare_latency(run.source, reference, threads=settings.threads, seconds=settings.bench_seconds / 2, feeds=feeds)
+                moved = compare_latency(
+                    run.source, reference, threads=settings.threads, seconds=settings.bench_seconds / 2, feeds=feeds
+                )
                 found["latency"]["release_speedup"] = moved.speedup
         if timing.verdict == "slower":
-            run.warnings.append("The compressed model is slower than the input here: try a coarser --align, or --target-macs.")
+            run.warnings.append(
+                "The compressed model is slower than the input here: try a coarser --align, or --target-macs."
+            )
     return found
 
 
@@ -207,7 +236,10 @@ def _read(run: _Run) -> tuple[ir.Model, list[str]]:
         released = graph.release_initializer_inputs(model)
         if released:
             shown = ", ".join(released[:3]) + (f" and {len(released) - 3} more" if len(released) > 3 else "")
-            run.warnings.append(f"Initializers that were also graph inputs left the inputs ({shown}), so that ONNX Runtime can fold them.")
+            run.warnings.append(
+                f"Initializers that were also graph inputs left the inputs ({shown}), so that ONNX Runtime can fold "
+                "them."
+            )
         run.seconds["read"] = time.perf_counter() - start
     return model, released
 
@@ -221,7 +253,12 @@ def _job(run: _Run, original: ir.Model) -> Job:
     job = Job(original, channels, run.terminal, settings.seed, settings.device)
     if settings.data is not None:
         job.samples = open_data(
-            settings.data, specs(job), labels=settings.labels, preprocess=settings.preprocess, limit=MOST_SAMPLES, seed=settings.seed
+            settings.data,
+            specs(job),
+            labels=settings.labels,
+            preprocess=settings.preprocess,
+            limit=MOST_SAMPLES,
+            seed=settings.seed,
         )
         run.warnings.extend(job.samples.warnings)
     elif settings.labels is not None:
@@ -235,13 +272,16 @@ def _device(asked: str) -> str:
 
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {asked} was asked for, but torch finds no CUDA GPU here; use --device cpu.")
+    kind, _, number = asked.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise UsageError(f"There is no device {asked!r}; choose auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {asked} was asked for, but torch finds no such CUDA GPU here; use --device cpu.")
     return asked
 
 
 def _recovery(settings: Settings, job: Job) -> list[Pass]:
-    """The recovery passes, in order. By default survivors inherit where there is data or BatchNormalization to tell how."""
+    """The recovery passes, in order. By default survivors inherit where data or BatchNormalization can tell how."""
     names = settings.recover
     if names is None:
         informed = job.samples is not None or any(node.op_type == "BatchNormalization" for node in job.original.graph)
@@ -273,9 +313,9 @@ def _timed(run: _Run, name: str) -> Iterator[Stage]:
 def _proof_feeds(job: Job) -> list[Feed]:
     """Inputs for the proof: calibration samples where there are any, made-up ones otherwise."""
     if job.samples is not None:
-        fixed = [size for value in job.original.graph.inputs for size in (value.shape or ())[:1] if isinstance(size, int)]
-        batch = min(fixed, default=2)
-        return [part.feed for part in job.samples.take(slice(0, PROOF_INPUTS * batch)).batches(batch)]
+        inputs = specs(job)
+        few = job.samples.take(slice(0, PROOF_INPUTS * (fixed_batch(inputs) or PROOF_BATCH)))
+        return [part.feed for part in fitting_batches(few, inputs, PROOF_BATCH)]
     session = open_session(graph.to_bytes(job.original), optimization="basic")
     return [usable_feed(session, seed=job.seed + number, demand="finite") for number in range(PROOF_INPUTS)]
 
@@ -285,22 +325,24 @@ def _prove(job: Job, feeds: Sequence[Feed]) -> Agreement:
     proof = prove_rewrite(zeroed, job.model, job.channels, job.dead, feeds)
     if not proof.passed:
         raise VerificationFailed(
-            f"The rewritten graph answers differently from the original with the removed channels zeroed (relative error "
-            f"{proof.max_rel_error:.1e}, at most {tolerance_of(job.original):.0e} is allowed); nothing was written, please report this model."
+            "The rewritten graph answers differently from the original with the removed channels zeroed (relative "
+            f"error {proof.max_rel_error:.1e}, at most {tolerance_of(job.original):.0e} is allowed); nothing was "
+            "written, please report this model."
         )
     return proof
 
 
 def _prove_twin(job: Job, feeds: Sequence[Feed]) -> Agreement:
-    """The recovered model in ONNX Runtime against its twin; how far the untouched original lies from its own sets the noise."""
+    """The recovered model in ONNX Runtime against its twin; the untouched original against its own sets the noise."""
     feeds = feeds[:TWIN_INPUTS]
     noise = _twin_agreement(job.original, feeds, job.device, tolerance_of(job.original))
     tolerance = max(tolerance_of(job.original), TWIN_SLACK * noise.max_rel_error)
     found = _twin_agreement(job.model, feeds, job.device, tolerance)
     if not found.passed:
         raise VerificationFailed(
-            f"The recovered model answers differently in ONNX Runtime and in torch (relative error {found.max_rel_error:.1e}, at most "
-            f"{tolerance:.0e} is allowed); nothing was written, please report this model."
+            "The recovered model answers differently in ONNX Runtime and in torch (relative error "
+            f"{found.max_rel_error:.1e}, at most {tolerance:.0e} is allowed); nothing was written, "
+            "please report this model."
         )
     return found
 

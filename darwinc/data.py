@@ -8,14 +8,14 @@ for batch in samples.batches(32):
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from darwinc.data_arrays import LABEL_NAMES, Array, Source, by_input, from_arrays, from_feeds
+from darwinc.data_arrays import LABEL_NAMES, Array, Source, batchable, by_input, from_arrays, from_feeds
 from darwinc.data_labels import read_labels, tidy
 from darwinc.data_sources import call, load_archive, load_array, load_dataset, load_tensors, tensor_folders
 from darwinc.errors import InvalidData
@@ -24,7 +24,7 @@ from darwinc.preprocess import Preprocess, parse, plan_images
 from darwinc.runtime import Feed, InputSpec
 from darwinc.synthetic import Colour, SyntheticSource
 
-__all__ = ["Batch", "InputSpec", "Samples", "open_data", "synthetic"]
+__all__ = ["Batch", "InputSpec", "Samples", "fitting_batches", "fixed_batch", "open_data", "samples_in", "synthetic"]
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 Selection = slice | Sequence[int] | Array
@@ -90,6 +90,31 @@ class Samples:
         order = np.random.default_rng(seed).permutation(len(self))
         first = round(fraction * len(self))
         return self.take(np.sort(order[:first])), self.take(np.sort(order[first:]))
+
+
+def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
+    """How many samples a feed has to hold, where the first axes of the inputs say so."""
+    sizes = [spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)]
+    return min(sizes) if sizes and batchable(inputs) else None
+
+
+def samples_in(feed: Mapping[str, Array]) -> int:
+    """How many samples a feed holds: the longest first axis."""
+    return max((len(array) for array in feed.values() if array.ndim), default=1)
+
+
+def fitting_batches(samples: Samples, inputs: Sequence[InputSpec], size: int) -> Iterator[Batch]:
+    """Batches of as many samples as the inputs fix, a shorter rest left out; of up to `size` where they fix nothing.
+
+    Raises InvalidData when the samples don't fill one batch.
+    """
+    fixed = None if samples.source.whole else fixed_batch(inputs)
+    if fixed is None:
+        yield from samples.batches(size)
+        return
+    if len(samples) < fixed:
+        raise InvalidData(f"{len(samples)} samples were given, but the model takes {fixed} at once: give more")
+    yield from samples.take(slice(0, len(samples) // fixed * fixed)).batches(fixed)
 
 
 def open_data(

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from darwinc.data_arrays import LABEL_NAMES, Array, Source, by_input, from_feeds

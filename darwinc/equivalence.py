@@ -14,6 +14,8 @@ from darwinc.axis_flow import is_fixed
 from darwinc.channels import Channels, Mask
 from darwinc.runtime import Feed, open_session, run
 
+Array = np.ndarray[Any, Any]
+
 TOLERANCE = 1e-4
 HALF_TOLERANCE = 5e-3
 """Relative to the largest absolute value of the output."""
@@ -44,7 +46,12 @@ def tolerance_of(model: ir.Model) -> float:
     return HALF_TOLERANCE if any(tensor.dtype in halves for tensor in graph.constants(model).values()) else TOLERANCE
 
 
-def agree(wanted: Sequence[Sequence[np.ndarray]], got: Sequence[Sequence[np.ndarray]], bounded: Sequence[bool], tolerance: float) -> Agreement:  # type: ignore[type-arg]
+def agree(
+    wanted: Sequence[Sequence[Array]],
+    got: Sequence[Sequence[Array]],
+    bounded: Sequence[bool],
+    tolerance: float,
+) -> Agreement:
     """Compare answers: one list of outputs per input, in the same order."""
     worst_absolute = worst_relative = 0.0
     for first, second in zip(wanted, got, strict=True):
@@ -54,8 +61,8 @@ def agree(wanted: Sequence[Sequence[np.ndarray]], got: Sequence[Sequence[np.ndar
     return Agreement(len(wanted), worst_absolute, worst_relative, worst_relative <= tolerance)
 
 
-def difference(one: np.ndarray, two: np.ndarray, least_scale: float = 0.0) -> tuple[float, float]:  # type: ignore[type-arg]
-    """Largest absolute difference, and the same over the scale of `one`. Whole numbers differ by the share that does."""
+def difference(one: Array, two: Array, least_scale: float = 0.0) -> tuple[float, float]:
+    """Largest absolute difference, and the same over the scale of `one`; of whole numbers, the share that differs."""
     if one.shape != two.shape:
         return float("inf"), float("inf")
     if not one.size:
@@ -72,17 +79,20 @@ def difference(one: np.ndarray, two: np.ndarray, least_scale: float = 0.0) -> tu
     return absolute, absolute / scale
 
 
-def answers(model: ir.Model, feeds: Iterable[Feed], outputs: Sequence[str] | None = None) -> list[list[np.ndarray]]:  # type: ignore[type-arg]
+def answers(model: ir.Model, feeds: Iterable[Feed], outputs: Sequence[str] | None = None) -> list[list[Array]]:
     """What ONNX Runtime answers to each feed, with only basic graph optimisation."""
     session = open_session(graph.to_bytes(model), optimization="basic")
     names = [str(value.name) for value in model.graph.outputs] if outputs is None else list(outputs)
     return [[found[name] for name in names] for found in (run(session, feed) for feed in feeds)]
 
 
-def prove_rewrite(zeroed: ir.Model, rewritten: ir.Model, channels: Channels, dead: Mask, feeds: Sequence[Feed]) -> Agreement:
+def prove_rewrite(
+    zeroed: ir.Model, rewritten: ir.Model, channels: Channels, dead: Mask, feeds: Sequence[Feed]
+) -> Agreement:
     """The rewritten graph against the original with the removed channels zeroed.
 
-    Besides the outputs, some values on the way that lost nothing are compared, because saturation or an arg max hides differences.
+    Besides the outputs, some values on the way that lost nothing are compared, because saturation or an arg max hides
+    differences.
     """
     probes = _probes(rewritten, channels, dead)
     wanted = answers(_exposed(zeroed, probes), feeds)
@@ -104,7 +114,9 @@ def _probes(model: ir.Model, channels: Channels, dead: Mask) -> list[tuple[str, 
     for reader in channels.flow.readers:
         name = str(reader.node.outputs[0].name)
         tensor = graph.constant_tensor(reader.node.inputs[reader.weight])
-        whole = all(ids is None or is_fixed(ids) or channels.living(ids, dead).all() for ids in channels.flow.values[name].axes)
+        whole = all(
+            ids is None or is_fixed(ids) or channels.living(ids, dead).all() for ids in channels.flow.values[name].axes
+        )
         if whole and name not in outputs and tensor is not None:
             found.append((name, tensor.dtype))
     return found[:: max(1, len(found) // MOST_PROBES)][:MOST_PROBES]

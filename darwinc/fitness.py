@@ -59,8 +59,8 @@ class DarwinianScore:
     """1/2 AGC x NDE: the exact rise of a quadratic loss when a channel dies and its readers refit.
 
     Each reader keeps the inverse covariance P = C^-1 and the Gram matrix K = W' G W of its living inputs. A death of
-    unit B costs 1/2 tr(K_BB (P_BB)^-1); its readers take it over, W <- W - W_B (P_BB)^-1 P_B., and P is downdated, so that
-    peers of the dead become worth more. Sequential costs add up to the joint least-squares error.
+    unit B costs 1/2 tr(K_BB (P_BB)^-1); its readers take it over, W <- W - W_B (P_BB)^-1 P_B., and P is downdated, so
+    that peers of the dead become worth more. Sequential costs add up to the joint least-squares error.
     """
 
     def __init__(self, readers: list[ReaderStatistics]) -> None:
@@ -178,7 +178,10 @@ def deviations(covariance: Matrix) -> Vector:
 
 
 def invert_correlation(covariance: Matrix, scale: Vector, ridge: float = RIDGE) -> Matrix:
-    """The inverse [S, S] of the correlation matrix with a ridge; a ridge of each channel's own variance, so that scale doesn't matter."""
+    """The inverse [S, S] of the correlation matrix with a ridge.
+
+    The ridge is one of each channel's own variance, so that its scale doesn't matter.
+    """
     normal = covariance / scale[:, None] / scale[None, :]
     normal[np.diag_indices_from(normal)] = 1.0 + ridge
     factor, failed = lapack.dpotrf(normal, lower=True, overwrite_a=True)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError
 
 from darwinc.errors import InvalidModel, OutputError
 

@@ -34,7 +34,8 @@ class GroupFacts:
     def remark(self) -> str:
         """In a few words."""
         kind = "depthwise, " if self.depthwise else ""
-        return f"{kind}multiple of {self.multiple}; a channel costs {self.parameters_per_channel:,} parameters, {self.macs_per_channel:,} MACs"
+        cost = f"{self.parameters_per_channel:,} parameters, {self.macs_per_channel:,} MACs"
+        return f"{kind}multiple of {self.multiple}; a channel costs {cost}"
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ class Inspection:
     def headline(self) -> str:
         """Two lines that answer most questions."""
         return (
-            f"{self.path}: opset {self.opset}, {self.nodes} nodes, {self.cost.parameters:,} parameters, {self.cost.macs:,} MACs\n"
-            f"{self.cost.channels:,} channels in {len(self.groups)} groups can be removed: up to {self.reachable_sparsity:.0%} of the "
-            f"parameters and {self.reachable_macs:.0%} of the MACs"
+            f"{self.path}: opset {self.opset}, {self.nodes} nodes, {self.cost.parameters:,} parameters, "
+            f"{self.cost.macs:,} MACs\n"
+            f"{self.cost.channels:,} channels in {len(self.groups)} groups can be removed: up to "
+            f"{self.reachable_sparsity:.0%} of the parameters and {self.reachable_macs:.0%} of the MACs"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from darwinc.pipeline import Job
 from darwinc.report import tool_info
 
 
-def describe(job: Job, before: Cost, after: Cost, target: Mapping[str, Any], proof: Agreement, twin: Agreement | None) -> dict[str, Any]:
+def describe(
+    job: Job, before: Cost, after: Cost, target: Mapping[str, Any], proof: Agreement, twin: Agreement | None
+) -> dict[str, Any]:
     """Everything about the rewrite itself; sizes of files, quality and latency come later."""
     calibration, excision = job.calibration, job.excision
     return {
@@ -63,7 +65,15 @@ def group_rows(channels: Channels, job: Job | None = None) -> list[dict[str, Any
         left = len(group) if job is None else int(np.count_nonzero(~job.dead[group.units]))
         members = [{"tensor": member.tensor, "axis": member.axis} for member in group.members]
         scores = {} if job is None or job.selection is None else {"loss": job.selection.losses.get(group.id, 0.0)}
-        rows.append({"id": group.id, "channels_before": len(group), "channels_after": left, "members": members, "scores": scores})
+        rows.append(
+            {
+                "id": group.id,
+                "channels_before": len(group),
+                "channels_after": left,
+                "members": members,
+                "scores": scores,
+            }
+        )
     return rows
 
 
@@ -82,8 +92,15 @@ def barrier_rows(channels: Channels) -> list[dict[str, str]]:
 def _alignment(job: Job) -> dict[str, Any]:
     finer = {} if job.selection is None else job.selection.finer
     narrow = {} if job.selection is None else job.selection.narrow
-    entries = [{"group": group, "multiple": multiple, "why": "the group is narrow"} for group, multiple in narrow.items() if group not in finer]
-    entries += [{"group": group, "multiple": multiple, "why": "the target can't be met otherwise"} for group, multiple in finer.items()]
+    entries = [
+        {"group": group, "multiple": multiple, "why": "the group is narrow"}
+        for group, multiple in narrow.items()
+        if group not in finer
+    ]
+    entries += [
+        {"group": group, "multiple": multiple, "why": "the target can't be met otherwise"}
+        for group, multiple in finer.items()
+    ]
     return {"default": job.selection.align if job.selection is not None else AUTO_ALIGN, "finer": entries}
 
 
@@ -103,5 +120,3 @@ def peak_memory() -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-

@@ -1,7 +1,7 @@
 """Passes in order over one job: each is timed, and remembers what it skipped and why.
 
-A pass is a frozen dataclass whose fields are its options: the command line, `darwinc passes` and the report's `options` all come
-from the fields.
+A pass is a frozen dataclass whose fields are its options: the command line, `darwinc passes` and the report's `options`
+all come from the fields.
 """
 
 from __future__ import annotations

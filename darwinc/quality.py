@@ -1,4 +1,4 @@
-"""How good a model's answers are on samples, in ONNX Runtime: accuracy with labels, agreement with the original without."""
+"""How good a model's answers are, in ONNX Runtime: accuracy with labels, agreement with the original without."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from darwinc.data import Samples
+from darwinc.data import Samples, fitting_batches
 from darwinc.errors import InvalidData
 from darwinc.gate import relative_error
-from darwinc.runtime import open_session, run
+from darwinc.runtime import input_specs, open_session, run
 
+Array = np.ndarray[Any, Any]
 BATCH = 64
 
 
-def compare_quality(before: Path | bytes, after: Path | bytes, samples: Samples, *, split: str, threads: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+def compare_quality(
+    before: Path | bytes, after: Path | bytes, samples: Samples, *, split: str, threads: int = 0
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The report's `quality` and `parity` of two models on the same samples.
 
-    With labels: top-1 accuracy of the first output [N, K]. Without: the share of samples on which both choose the same class, or
-    for outputs that are no class scores the relative error.
+    With labels: top-1 accuracy of the first output [N, K]. Without: the share of samples on which both choose the same
+    class, or for outputs that are no class scores the relative error.
 
     Raises:
         InvalidData: labels for outputs that can't be classes.
@@ -28,8 +31,7 @@ def compare_quality(before: Path | bytes, after: Path | bytes, samples: Samples,
     names = [output.name for output in first.get_outputs()]
     right_before = right_after = same = count = 0
     errors: list[float] = []
-    batch = _batch(first)
-    for part in samples.batches(batch):
+    for part in fitting_batches(samples, input_specs(first), BATCH):
         wanted, got = run(first, part.feed), run(second, part.feed)
         errors.append(relative_error([wanted[name] for name in names], [got[name] for name in names]))
         scores = [wanted[names[0]], got[names[0]]]
@@ -44,7 +46,9 @@ def compare_quality(before: Path | bytes, after: Path | bytes, samples: Samples,
     parity = {"relative_error": float(np.mean(errors)) if errors else None, "samples": len(samples)}
     if samples.labels is not None:
         if not count:
-            raise InvalidData("The data has labels, but the model's first output holds no class scores [N, K]; leave the labels out.")
+            raise InvalidData(
+                "The data has labels, but the model's first output holds no class scores [N, K]; leave the labels out."
+            )
         return _quality("top1", right_before / count, right_after / count, count, split), parity
     if count:
         return _quality("agreement", 1.0, same / count, count, split), parity
@@ -56,18 +60,20 @@ def _quality(metric: str, before: float, after: float | None, samples: int, spli
     return {"metric": metric, "before": before, "after": after, "samples": samples, "split": split, "scale": "fraction"}
 
 
-def _batch(session: Any) -> int:
-    """As many samples at once as the first axes of the inputs say."""
-    fixed = [spec.shape[0] for spec in session.get_inputs() if spec.shape and isinstance(spec.shape[0], int)]
-    return min(fixed) if fixed else BATCH
-
-
-def _is_scores(output: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _is_scores(output: Array) -> bool:
     """[N, K], or [N, K, 1, 1]."""
-    return output.ndim >= 2 and output.shape[1] > 1 and output.size == output.shape[0] * output.shape[1] and np.issubdtype(output.dtype, np.floating)
+    return (
+        output.ndim >= 2
+        and output.shape[1] > 1
+        and output.size == output.shape[0] * output.shape[1]
+        and np.issubdtype(output.dtype, np.floating)
+    )
 
 
-def _class_labels(labels: np.ndarray, count: int) -> np.ndarray:  # type: ignore[type-arg]
+def _class_labels(labels: Array, count: int) -> Array:
     if labels.ndim != 1 or len(labels) != count or not np.issubdtype(labels.dtype, np.integer):
-        raise InvalidData(f"Labels of shape {list(labels.shape)} and type {labels.dtype} were found; one whole number per sample was expected.")
+        raise InvalidData(
+            f"Labels of shape {list(labels.shape)} and type {labels.dtype} were found; one whole number per sample was "
+            "expected."
+        )
     return labels

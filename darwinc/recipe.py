@@ -41,7 +41,9 @@ def load(name: str) -> type[Pass]:
 
 def options(step: type[Pass]) -> list[Option]:
     """The options of a pass, with their defaults."""
-    return [Option(item.name, str(item.type), None if item.default is MISSING else item.default) for item in fields(step)]
+    return [
+        Option(item.name, str(item.type), None if item.default is MISSING else item.default) for item in fields(step)
+    ]
 
 
 def summary(step: type[Pass]) -> str:

@@ -34,7 +34,11 @@ def magnitude_scores(channels: Channels, power: int) -> dict[int, float]:
         if tensor is None or axis >= len(use.axes) or is_fixed(use.axes[axis]):
             continue
         weight = np.abs(tensor.numpy().astype(np.float64)) ** power
-        np.add.at(total, channels.component[use.axes[axis]], np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).sum(1))
+        np.add.at(
+            total,
+            channels.component[use.axes[axis]],
+            np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).sum(1),
+        )
     return {int(unit): float(total[unit]) for group in channels.groups for unit in group.units}
 
 

@@ -88,9 +88,9 @@ def _shapes(values: Mapping[str, ir.Value], model: ir.Model) -> dict[str, Shape]
     known = set(values.values())
     replaced = {name: value for name, value in _values(model).items() if name in values and value not in known}
     shapes: dict[str, Shape] = {}
-    for name, value in (values | replaced).items():
-        if value.shape is not None:
-            shapes[name] = tuple(size if isinstance(size, int) else None for size in value.shape)
-        elif value.const_value is not None:
+    for name, value in {**values, **replaced}.items():
+        if value.const_value is not None:
             shapes[name] = tuple(value.const_value.shape.numpy())
+        elif value.shape is not None:
+            shapes[name] = tuple(size if isinstance(size, int) else None for size in value.shape)
     return shapes

@@ -176,7 +176,7 @@ class TorchGraph(torch.nn.Module):
                 environment.pop(name, None)
         return self.leave(environment)
 
-    def detached(self, feed: Feed) -> dict[str, torch.Tensor]:
+    def detached(self, feed: Mapping[str, FeedValue]) -> dict[str, torch.Tensor]:
         """`forward` without recording gradients."""
         with torch.no_grad():
             return self.forward(feed)

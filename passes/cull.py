@@ -28,6 +28,8 @@ FITNESS = {
 }
 TARGETS = {"sparsity": "fraction of parameters", "macs": "fraction of MACs", "bytes": "bytes of the file"}
 AUTO_ALIGN = 8
+PROVENANCE_BYTES = 512
+"""What `metadata_props` may gain (`outcome.stamp`), generously."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +65,27 @@ class Cull(Pass):
         if not any(limits.eligible):
             raise Unreachable(f"No channel can be removed from this model: {what_holds(channels)}.")
         total = terms.current() if self.target == "macs" else count_parameters(model)
-        need = self._need(model, total)
+        slack = int(TOLERANCE * terms.current())
+        need = self._need(model, total, slack)
         most = reachable(channels, terms, limits)
-        if need > most + TOLERANCE * terms.current():
+        if need > most + slack:
             raise Unreachable(self._out_of_reach(model, channels, total, most))
         return terms, min(need, most), limits
 
-    def _need(self, model: ir.Model, total: int) -> int:
+    def _need(self, model: ir.Model, total: int, slack: int) -> int:
         if self.target != "bytes":
             return int(np.ceil(self.amount * total))
-        present = len(ir.to_proto(model).SerializeToString()) if graph.stored_bytes(model) < graph.PROTOBUF_LIMIT else graph.stored_bytes(model)
-        return max(0, int((present - self.amount) / _bytes_per_parameter(model)))
+        excess = _file_bytes(model) + PROVENANCE_BYTES - self.amount
+        # Selection may stay short of the target by the slack; a size is a limit.
+        return int(np.ceil(excess / _bytes_per_parameter(model))) + slack if excess > 0 else 0
 
     def _out_of_reach(self, model: ir.Model, channels: Channels, total: int, most: int) -> str:
         if self.target == "bytes":
-            least = graph.stored_bytes(model) - most * _bytes_per_parameter(model)
+            least = _file_bytes(model) + PROVENANCE_BYTES - most * _bytes_per_parameter(model)
             found = f"{self.amount:.0f} bytes can't be reached: at least about {least:.0f} bytes stay"
         else:
-            found = f"{TARGETS[self.target]} removed can't reach {self.amount:g}: the reachable range is 0 to {most / max(total, 1):.3f}"
+            range_ = f"the reachable range is 0 to {most / max(total, 1):.3f}"
+            found = f"{TARGETS[self.target]} removed can't reach {self.amount:g}: {range_}"
         return f"{found}, with at most {self.max_share:.0%} of a layer removed; {what_holds(channels)}."
 
     def run(self, job: Job, stage: Stage) -> bool:
@@ -90,7 +95,11 @@ class Cull(Pass):
         selection = select(job.channels, terms, fitness, need, limits, stage.at)
         for group in job.channels.groups:
             if group.id in selection.finer:
-                job.skip(group.id, f"kept a multiple of {selection.finer[group.id]} channels, finer than {limits.align}, to meet the target")
+                job.skip(
+                    group.id,
+                    f"kept a multiple of {selection.finer[group.id]} channels, finer than {limits.align}, to meet the "
+                    "target",
+                )
         job.selection, job.dead = selection, selection.dead
         return bool(selection.dead.any())
 
@@ -117,12 +126,15 @@ def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:
     if name == "darwin":
         return DarwinianScore(readers)
     if statistics.rung == "weights":
-        raise UsageError("The taylor fitness needs gradients, and torch has no rule for an operator of this model; use darwin, l1 or l2.")
+        raise UsageError(
+            "The taylor fitness needs gradients, and torch has no rule for an operator of this model; use darwin, l1 "
+            "or l2."
+        )
     return StaticScore(taylor_scores(readers), groups)
 
 
 def eligible(channels: Channels, protect: Iterable[str], only: Iterable[str]) -> list[bool]:
-    """Which groups may lose channels, by patterns of group ids, tensor names and names of the nodes that read those tensors.
+    """Which groups may lose channels, by patterns of group ids, tensor names and names of the nodes that read them.
 
     Raises:
         UsageError: a pattern that matches nothing.
@@ -144,7 +156,9 @@ def _matching(names: list[set[str]], patterns: tuple[str, ...], option: str) -> 
     for pattern in patterns:
         hits = [any(fnmatch.fnmatchcase(name, pattern) for name in group) for group in names]
         if not any(hits):
-            raise UsageError(f"{option} {pattern!r} matches no group, tensor or node with channels; `darwinc inspect` lists them.")
+            raise UsageError(
+                f"{option} {pattern!r} matches no group, tensor or node with channels; `darwinc inspect` lists them."
+            )
         matched = [old or new for old, new in zip(matched, hits, strict=True)]
     return matched
 
@@ -153,12 +167,25 @@ def what_holds(channels: Channels) -> str:
     """The barriers in half a sentence."""
     reasons: dict[str, list[str]] = {}
     for barrier in barriers(channels):
-        reasons.setdefault(barrier.reason, []).append(f"{barrier.node.op_type} {graph.label(barrier.node)!r}" if barrier.node is not None else "the graph")
+        reasons.setdefault(barrier.reason, []).append(
+            f"{barrier.node.op_type} {graph.label(barrier.node)!r}" if barrier.node is not None else "the graph"
+        )
     if not reasons:
         return "it has no convolution or matrix product with channels of its own"
     ranked = sorted(reasons.items(), key=lambda item: -len(item[1]))[:3]
-    return "channels are held by " + ", ".join(f"{nodes[0]} ({reason}{f', and {len(nodes) - 1} more' if len(nodes) > 1 else ''})" for reason, nodes in ranked)
+    return "channels are held by " + ", ".join(
+        f"{nodes[0]} ({reason}{f', and {len(nodes) - 1} more' if len(nodes) > 1 else ''})" for reason, nodes in ranked
+    )
+
+
+def _file_bytes(model: ir.Model) -> int:
+    """The size of the file as it would be written."""
+    stored = graph.stored_bytes(model)
+    return len(graph.to_bytes(model)) if stored < graph.PROTOBUF_LIMIT else stored
 
 
 def _bytes_per_parameter(model: ir.Model) -> float:
-    return graph.stored_bytes(model) / max(count_parameters(model), 1)
+    floating = [tensor for tensor in graph.constants(model).values() if tensor.dtype.is_floating_point()]
+    if not floating:
+        return graph.stored_bytes(model) / max(count_parameters(model), 1)
+    return sum(tensor.nbytes for tensor in floating) / max(sum(tensor.size for tensor in floating), 1)

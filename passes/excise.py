@@ -44,8 +44,8 @@ ZEROABLE: dict[str, frozenset[int]] = {
     "PRelu": frozenset({1}),
     "Concat": frozenset(range(1024)),
 }
-"""The inputs whose removed positions the reference model sets to zero. Divisors, variances, bounds and the like keep their
-values: what they make of a dead channel is read through a zero weight."""
+"""The inputs whose removed positions the reference model sets to zero. Divisors, variances, bounds and the like keep
+their values: what they make of a dead channel is read through a zero weight."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Excision:
 def excise(model: ir.Model, channels: Channels, dead: Mask, *, zero: bool = False) -> tuple[ir.Model, Excision]:
     """A copy of `model` without the components in `dead` [channels.count]; everything else stays bit for bit.
 
-    With `zero` the dead positions become zero and every shape stays: that's what the rewrite is compared with.
+    With `zero` the dead positions become zero and every shape stays: what the rewrite is compared with.
     """
     copy = model.clone()
     surgeon = _Surgeon(copy, channels, dead, Excision())
@@ -134,7 +134,7 @@ class _Surgeon:
         tensor = graph.constant_tensor(source)
         if tensor is None:
             return
-        spare = all(cuts for cuts, _ in demands) and self._read_only_by(source, uses)
+        spare = all(cuts for cuts, _ in demands) and _is_read_only_by(source, self._places(uses))
         for cuts, readers in demands[::-1]:
             if not cuts:
                 continue
@@ -157,15 +157,8 @@ class _Surgeon:
                 whole = ir.tensor(_filled(fill))
                 value.replace_all_uses_with(self._copy(str(value.name), _zeroed(whole, cuts)))
 
-    def _read_only_by(self, source: ir.Value, uses: list[ConstantUse]) -> bool:
-        """Is every reader of the constant (through Identity too) one that the analysis knows?"""
-        values = [source, *_aliases(source)]
-        known = {(self.node[use.node], use.index) for use in uses}
-        known |= {(node, 0) for alias in values[1:] if (node := alias.producer()) is not None}
-        return not any(
-            value.is_graph_output() or any((reader, index) not in known for reader, index in value.uses())
-            for value in values
-        )
+    def _places(self, uses: list[ConstantUse]) -> set[tuple[ir.Node, int]]:
+        return {(self.node[use.node], use.index) for use in uses}
 
     def _note(self, source: ir.Value, array: Array, cuts: dict[int, list[int]]) -> None:
         for value in (source, *_aliases(source)):
@@ -200,6 +193,8 @@ class _Surgeon:
         stored: dict[tuple[ir.Node, int], list[Follower]] = defaultdict(list)
         for follower in self.channels.flow.followers:
             node = self.node[follower.node]
+            if node.op_type == "Slice" and not self._shrinks(follower.node):
+                continue
             if isinstance(follower.place, int):
                 stored[node, follower.place].append(follower)
             else:
@@ -220,6 +215,15 @@ class _Surgeon:
         for source, changes in by_source.items():
             self._set_integers(source, changes)
 
+    def _shrinks(self, original: ir.Node) -> bool:
+        """Does the first input of a node lose positions? Where it doesn't, bounds from the end may stay as written."""
+        tracked = (
+            self.channels.flow.values.get(str(original.inputs[0].name)) if original.inputs[0] is not None else None
+        )
+        return tracked is None or any(
+            ids is not None and not self.channels.living(ids, self.dead).all() for ids in tracked.axes
+        )
+
     def _extent(self, follower: Follower) -> int:
         return self.channels.extent(follower.ids, self.dead)
 
@@ -237,7 +241,7 @@ class _Surgeon:
         """Sizes of a Split that had none stored, or had them in an attribute (before opset 13)."""
         sizes: dict[ir.Node, dict[int, int]] = defaultdict(dict)
         for follower in self.channels.flow.followers:
-            if follower.place == "split":
+            if follower.place == "split" and self._shrinks(follower.node):
                 sizes[self.node[follower.node]][int(follower.element or 0)] = self._extent(follower)
         for node, pieces in sizes.items():
             numbers = [pieces[index] for index in sorted(pieces)]
@@ -271,9 +275,8 @@ class _Surgeon:
         node.replace_input_with(index, self._initializer(name, np.asarray(numbers, np.int64)))
 
     def _set_integers(self, source: ir.Value, changes: list[tuple[ir.Node, int, Array]]) -> None:
-        readers = {(reader, index) for reader, index in source.uses()}
         alike = all(np.array_equal(array, changes[0][2]) for _, _, array in changes)
-        if alike and readers == {(node, index) for node, index, _ in changes} and not source.is_graph_output():
+        if alike and _is_read_only_by(source, {(node, index) for node, index, _ in changes}):
             graph.set_constant(source, ir.tensor(changes[0][2], name=str(source.name)))
             return
         made: dict[bytes, ir.Value] = {}
@@ -296,6 +299,16 @@ class _Surgeon:
                     for size, ids in zip(value.shape, tracked.axes, strict=True)
                 ]
                 value.shape = ir.Shape(sizes)
+
+
+def _is_read_only_by(source: ir.Value, known: set[tuple[ir.Node, int]]) -> bool:
+    """Is every reader of a constant, through Identity too, a known place (node, input)?"""
+    values = [source, *_aliases(source)]
+    known = known | {(node, 0) for alias in values[1:] if (node := alias.producer()) is not None}
+    return not any(
+        value.is_graph_output() or any((reader, index) not in known for reader, index in value.uses())
+        for value in values
+    )
 
 
 def _aliases(source: ir.Value) -> list[ir.Value]:

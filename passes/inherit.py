@@ -23,12 +23,15 @@ class Inherit(Pass):
         from darwinc.calibrators.divergence import divergence
         from darwinc.calibrators.domain import Domain
         from darwinc.calibrators.lockstep import Lockstep
-        from darwinc.calibrators.refit import Refitter
+        from darwinc.calibrators.refit import MOST_ELEMENTS, MOST_SYNTHETIC_ELEMENTS, Refitter
         from darwinc.torch_graph import TorchGraph
 
         calibration = calibration_of(job)
         if calibration.twin is None:
             job.warnings.append("inherit was left out: torch has no rule for an operator of this model.")
+            return False
+        if len(calibration.batches) < 2:
+            job.warnings.append("inherit was left out: it takes at least two calibration samples, one to judge by.")
             return False
         start = time.perf_counter()
         twin = TorchGraph(job.model, device=job.device)
@@ -37,7 +40,8 @@ class Inherit(Pass):
         before = divergence(calibration.twin, twin, judges)
         lockstep = Lockstep(calibration.twin, twin, job.channels, job.dead)
         lockstep.enter(calibration.batches)
-        refitter = Refitter(lockstep, calibration.holdout, job.seed)
+        elements = MOST_ELEMENTS if calibration.rung == "data" else MOST_SYNTHETIC_ELEMENTS
+        refitter = Refitter(lockstep, calibration.holdout, job.seed, elements)
         refitter.run(stage.at)
         after = divergence(calibration.twin, twin, judges)
         for node, reason in refitter.skipped:
@@ -48,7 +52,9 @@ class Inherit(Pass):
             job.model = job.model.clone()
             twin.write_back(job.model)
         fitted = sum(result.ridge is not None for result in refitter.results)
-        job.recovery.append(_entry("inherit", accepted, before, after, start, [f"{fitted} of {len(refitter.results)} layers refitted"]))
+        job.recovery.append(
+            _entry("inherit", accepted, before, after, start, [f"{fitted} of {len(refitter.results)} layers refitted"])
+        )
         return accepted
 
 
@@ -63,7 +69,7 @@ class Recalibrate(Pass):
         from darwinc.torch_graph import TorchGraph
 
         calibration = calibration_of(job)
-        if calibration.rung != "data" or calibration.twin is None:
+        if calibration.rung != "data" or calibration.twin is None or len(calibration.batches) < 2:
             return False
         start = time.perf_counter()
         twin = TorchGraph(job.model, device=job.device)
@@ -77,7 +83,9 @@ class Recalibrate(Pass):
         if after < before:
             job.model = job.model.clone()
             twin.write_back(job.model)
-        job.recovery.append(_entry("recalibrate", after < before, before, after, start, [f"{changed} BatchNormalization nodes"]))
+        job.recovery.append(
+            _entry("recalibrate", after < before, before, after, start, [f"{changed} BatchNormalization nodes"])
+        )
         return after < before
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
 import pytest
 
+from darwinc.channels import analyse
 from tests.surgery import changes, cut, parse, reasons
 
 
@@ -960,7 +962,34 @@ SIZES = [
     ),
 ]
 
-CASES = [*CONVOLUTIONS, *MATRICES, *PER_CHANNEL, *MOVING, *RESHAPING, *SIZES]
+STORED_OTHERWISE = [
+    Case(
+        "kernel_last",
+        """(float[N,3,8,8] x, float[3,3,3,6] w, float[1,6] b, float[4,6,1,1] v) => (float[N,4,6,6] y)
+            <int64[1] s = {6}> {
+            u = Transpose<perm: ints = [3, 2, 0, 1]>(w)
+            i = Identity(s)
+            r = Reshape(b, i)
+            a = Conv(x, u, r)
+            y = Conv(a, v)
+        }
+        """,
+        {"w:3": [1]},
+        {"w": "float32[3, 3, 3, 5]", "b": "float32[1, 5]", "s": "[5]", "v": "float32[4, 5, 1, 1]"},
+    ),
+    Case(
+        "kernel_filled",
+        """(float[N,3,8,8] x, float[4,6,1,1] v) => (float[N,4,6,6] y) <int64[4] s = {6, 3, 3, 3}> {
+            w = ConstantOfShape<value: tensor = float[1] {0.5}>(s)
+            a = Conv(x, w)
+            y = Conv(a, v)
+        }
+        """,
+        {"w": [1]},
+        {"s": "[5, 3, 3, 3]", "v": "float32[4, 5, 1, 1]"},
+    ),
+]
+CASES = [*STORED_OTHERWISE, *CONVOLUTIONS, *MATRICES, *PER_CHANNEL, *MOVING, *RESHAPING, *SIZES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -1258,6 +1287,55 @@ HELD = [
         "",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("text", "members"),
+    [
+        (
+            """(float[N,3,8,8] x, float[3,3,3,6] w, float[4,6,1,1] v) => (float[N,4,6,6] y) {
+            u = Transpose<perm: ints = [3, 2, 0, 1]>(w)
+            a = Conv(x, u)
+            y = Conv(a, v)
+        }""",
+            {("w", 3), ("v", 1)},
+        ),
+        (
+            """(float[2,5,6] x, float[6,8] w, float[1,8] s, float[8,4] v) => (float[2,5,4] y) <int64[1] k = {8}> {
+            a = MatMul(x, w)
+            r = Reshape(s, k)
+            n = LayerNormalization(a, r)
+            y = MatMul(n, v)
+        }""",
+            set(),
+        ),
+        (
+            """(float[2,3,4,4] x, float[6,3,1,1] w, float[4,6,1,1] v) => (float[2,4,8,8] y)
+            <float[2] one = {1.0, 1.0}, float[2] two = {2.0, 2.0}> {
+            a = Conv(x, w)
+            s = Concat<axis: int = 0>(one, two)
+            b = Resize<mode: string = "nearest">(a, , s)
+            y = Conv(b, v)
+        }""",
+            {("w", 0), ("v", 1)},
+        ),
+        (
+            """(float[2,3,4,4] x, float[6,3,1,1] w, float[4,6,1,1] v) => (float[A,B,C,D] y) <int64[1] k = {4}> {
+            a = Conv(x, w)
+            f = ConstantOfShape<value: tensor = int64[1] {1}>(k)
+            e = Expand(a, f)
+            y = Conv(e, v)
+        }""",
+            set(),
+        ),
+    ],
+    ids=["kernel_axes", "scale_of_a_normalisation", "scales_of_a_resize", "shape_that_is_filled"],
+)
+def test_parameters_that_are_computed_from_constants_have_no_channels_of_their_own(
+    text: str, members: set[tuple[str, int]]
+) -> None:
+    channels = analyse(ir.from_proto(parse(text)))
+    assert {(member.tensor, member.axis) for group in channels.groups for member in group.members} == members
 
 
 @pytest.mark.parametrize("held", HELD, ids=lambda held: held.name)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from darwinc.channels import Channels, Member, analyse, barriers
+import darwinc.channels as module
+from darwinc.axis_flow import Flow
+from darwinc.channels import Channels, Mask, Member, analyse, barriers
 from tests.surgery import parse
 
 
@@ -179,11 +182,14 @@ def test_the_record_grows_linearly_with_the_graph() -> None:
 
 
 def test_products_of_a_long_chain_of_shuffles_resolve_in_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    import darwinc.channels as module
-
-    rounds = []
+    rounds: list[Flow] = []
     plain = module._components
-    monkeypatch.setattr(module, "_components", lambda flow: rounds.append(1) or plain(flow))
+
+    def counted(flow: Flow) -> tuple[npt.NDArray[np.int64], Mask]:
+        rounds.append(flow)
+        return plain(flow)
+
+    monkeypatch.setattr(module, "_components", counted)
     counts = []
     for length in (5, 20, 40):
         rounds.clear()

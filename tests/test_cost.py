@@ -108,7 +108,7 @@ def test_integers_count_where_they_are_weights() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8])],
         [
             table,
-            numpy_helper.from_array(np.float32(0.1), "scale"),
+            numpy_helper.from_array(np.asarray(0.1, np.float32), "scale"),
             numpy_helper.from_array(np.asarray([-1]), "shape"),
         ],
     )

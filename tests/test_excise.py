@@ -277,6 +277,27 @@ def test_nothing_dead_changes_nothing() -> None:
     assert not result.excision.kept
 
 
+def test_what_loses_nothing_keeps_its_own_way_of_writing() -> None:
+    """Bounds from the end and implied sizes of a branch that isn't cut stay as they are."""
+    text = """(float[2,3,8,8] x, float[5,3,1,1] w, float[5,3,1,1] u, float[4,2,1,1] v, float[4,3,1,1] q)
+        => (float[2,4,8,8] y) <int64[1] start = {-2}, int64[1] end = {9}, int64[1] axis = {1}> {
+        a = Conv(x, w)
+        first, rest = Split<axis: int = 1, num_outputs: int = 2>(a)
+        b = Slice(a, start, end, axis)
+        c = Conv(x, u)
+        d = Slice(c, start, end, axis)
+        e = Conv(b, v)
+        f = Conv(d, v)
+        g = Conv(first, q)
+        h = Add(e, f)
+        y = Add(g, h)
+    }"""
+    result = cut(parse(text, 18), {"u": [0]})
+    assert changes(result) == {"u": "float32[4, 3, 1, 1]", "start__1": "[2]", "end__1": "[4]"} | {
+        "Slice_4.inputs": "c start__1 end__1 axis"
+    }
+
+
 def test_zeroing_keeps_every_shape_and_leaves_divisors_alone() -> None:
     result = cut(parse(SMALL % ""), {"w": [0, 5]})
     constants = graph.constants(ir.from_proto(result.zeroed))
@@ -287,7 +308,8 @@ def test_zeroing_keeps_every_shape_and_leaves_divisors_alone() -> None:
 
 
 def test_a_shared_constant_leaves_no_unread_original() -> None:
-    text = """(float[N,3,8,8] x, float[4,3,1,1] w, float[4,4,1,1] u, float[4] b, float[4,4,1,1] v) => (float[N,4,8,8] y) {
+    text = """(float[N,3,8,8] x, float[4,3,1,1] w, float[4,4,1,1] u, float[4] b, float[4,4,1,1] v)
+        => (float[N,4,8,8] y) {
         a = Conv(x, w, b)
         c = Conv(a, u, b)
         y = Conv(c, v)
@@ -300,7 +322,8 @@ def test_a_shared_constant_leaves_no_unread_original() -> None:
 
 
 def test_a_copy_takes_a_name_that_nobody_has() -> None:
-    text = """(float[N,3,8,8] x, float[4,3,1,1] w, float[4,4,1,1] u, float[4] b, float[4] b__1, float[4,4,1,1] v, float[4,4,1,1] q)
+    text = """(float[N,3,8,8] x, float[4,3,1,1] w, float[4,4,1,1] u, float[4] b, float[4] b__1, float[4,4,1,1] v,
+        float[4,4,1,1] q)
         => (float[N,4,8,8] y) {
         a = Conv(x, w, b)
         b__2 = Conv(a, u, b)

@@ -320,15 +320,15 @@ def test_attributes_labels_and_bodies() -> None:
     body = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["z"])], "body", [], [helper.make_tensor_value_info("z", 1, None)]
     )
-    conv = ir.from_proto(helper.make_node("Conv", ["x", "w"], ["a"], group=2, pads=[1, 1], auto_pad="VALID"))
-    branch = ir.from_proto(parse("(float[2] x, bool x_c) => (float[2] y) { y = Relu(x) }"))
+    conv = ir.node("Conv", [], {"group": 2, "pads": [1, 1], "auto_pad": "VALID"})
+    conv.outputs[0].name = "a"
     assert (graph.integer(conv, "group", 1), graph.integer(conv, "none", 9)) == (2, 9)
     assert (graph.integers(conv, "pads"), graph.integers(conv, "none")) == ([1, 1], None)
     assert (graph.text(conv, "auto_pad", "NOTSET"), graph.text(conv, "none", "so")) == ("VALID", "so")
     assert graph.label(conv) == "a"
     assert graph.is_standard(conv)
-    relu = next(iter(branch.graph))
-    assert graph.subgraphs(relu) == []
+    assert not graph.is_standard(ir.node("Conv", [], domain="custom"))
+    assert graph.subgraphs(conv) == []
     either = parse("(float[2] x, bool x_c) => (float[2] y) { y = Relu(x) }")
     either.graph.node[0].CopyFrom(helper.make_node("If", ["x_c"], ["y"], "if", then_branch=body, else_branch=body))
     assert len(graph.subgraphs(next(iter(ir.from_proto(either).graph)))) == 2

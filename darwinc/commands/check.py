@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 @click.command(short_help="The gate: exit 0 where a budget holds, 1 where it doesn't.")
 @model_argument("model", required=False)
 @click.option("--against", type=click.Path(path_type=Path), metavar="MODEL.onnx", help="The model before compression.")
-@click.option("--report", "report_file", type=click.Path(path_type=Path), metavar="R.json", help="Judge a finished run by its report instead.")
+@click.option(
+    "--report",
+    "report_file",
+    type=click.Path(path_type=Path),
+    metavar="R.json",
+    help="Judge a finished run by its report instead.",
+)
 @click.option("--budget", type=click.Path(path_type=Path), required=True, metavar="budget.toml")
 @data_options
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
@@ -71,7 +77,15 @@ class _Pair:
     """Measures two models, each figure only when the budget asks for it."""
 
     def __init__(
-        self, before: Path, after: Path, data: str | None, labels: str | None, preprocess: str | None, threads: int, seconds: float, seed: int
+        self,
+        before: Path,
+        after: Path,
+        data: str | None,
+        labels: str | None,
+        preprocess: str | None,
+        threads: int,
+        seconds: float,
+        seed: int,
     ) -> None:
         from darwinc import graph
 
@@ -90,7 +104,9 @@ class _Pair:
         from darwinc.cost import measure
         from darwinc.gate import cost_measurements
 
-        before, after = (replace(measure(self.models[path]), bytes=path.stat().st_size) for path in (self.before, self.after))
+        before, after = (
+            replace(measure(self.models[path]), bytes=path.stat().st_size) for path in (self.before, self.after)
+        )
         return cost_measurements(before, after)
 
     def _latency(self) -> Mapping[str, Measurement]:
@@ -113,7 +129,13 @@ class _Pair:
 
         if self.data is None:
             return {}
-        samples = open_data(self.data, input_specs(open_session(self.before)), labels=self.labels, preprocess=self.preprocess, seed=self.seed)
+        samples = open_data(
+            self.data,
+            input_specs(open_session(self.before)),
+            labels=self.labels,
+            preprocess=self.preprocess,
+            seed=self.seed,
+        )
         quality, parity = compare_quality(self.before, self.after, samples, split="check")
         found = {} if parity["relative_error"] is None else {"parity": Measurement(parity["relative_error"])}
         return {**found, **quality_measurements(Quality.model_validate(quality))}

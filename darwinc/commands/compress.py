@@ -23,23 +23,74 @@ FITNESS = ("darwin", "taylor", "l1", "l2", "random")
 
 @click.command(short_help="Make a model smaller: calibrate, cull, rewrite, prove, report.")
 @model_argument("model")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.onnx", help="Where the smaller model goes.")
-@click.option("--target-sparsity", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="S", help="Fraction of parameters to remove.")
-@click.option("--target-macs", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="R", help="Fraction of MACs to remove.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="OUT.onnx", help="Where the smaller model goes."
+)
+@click.option(
+    "--target-sparsity",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="S",
+    help="Fraction of parameters to remove.",
+)
+@click.option(
+    "--target-macs",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="R",
+    help="Fraction of MACs to remove.",
+)
 @click.option("--target-bytes", metavar="N", help="Bytes that the file may have (suffixes k, M, G).")
 @data_options
 @click.option("--test", metavar="PATH|SPEC", help="Samples on which quality is measured, and nothing else is done.")
-@click.option("--strategy", type=click.Choice(["cull"]), default="cull", show_default=True, help="How channels compete.")
-@click.option("--fitness", type=click.Choice(FITNESS), default="darwin", show_default=True, help="What makes a channel fit.")
-@click.option("--recover", metavar="LIST", help="none, inherit, recalibrate, in order. [default: inherit with data or BatchNormalization, else none]")
-@click.option("--align", type=click.Choice(ALIGNMENTS), default="auto", show_default=True, help="Multiple of channels that stay; auto is 8.")
-@click.option("--max-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.9, show_default=True, help="Most of one group that may go.")
-@click.option("--protect", multiple=True, metavar="PATTERN", help="Nodes, tensors or groups that must stay whole (repeatable).")
-@click.option("--only", multiple=True, metavar="PATTERN", help="Nodes, tensors or groups that alone may lose channels (repeatable).")
+@click.option(
+    "--strategy", type=click.Choice(["cull"]), default="cull", show_default=True, help="How channels compete."
+)
+@click.option(
+    "--fitness", type=click.Choice(FITNESS), default="darwin", show_default=True, help="What makes a channel fit."
+)
+@click.option(
+    "--recover",
+    metavar="LIST",
+    help="none, inherit, recalibrate, in order. [default: inherit with data or BatchNormalization, else none]",
+)
+@click.option(
+    "--align",
+    type=click.Choice(ALIGNMENTS),
+    default="auto",
+    show_default=True,
+    help="Multiple of channels that stay; auto is 8.",
+)
+@click.option(
+    "--max-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Most of one group that may go.",
+)
+@click.option(
+    "--protect", multiple=True, metavar="PATTERN", help="Nodes, tensors or groups that must stay whole (repeatable)."
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Nodes, tensors or groups that alone may lose channels (repeatable).",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of ONNX Runtime when latency is measured.")
-@click.option("--bench-seconds", type=click.FloatRange(0), default=5.0, show_default=True, help="How long latency is measured; 0 leaves it out.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Threads of ONNX Runtime when latency is measured.",
+)
+@click.option(
+    "--bench-seconds",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    help="How long latency is measured; 0 leaves it out.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan; write nothing.")
 @output_file("--report", text="report.json, by the schema darwinc.report/1.")
 @output_file("--markdown", text="The report as Markdown.")
@@ -106,7 +157,14 @@ def compress(
         if path is not None:
             _check_target(path)
     command = ["darwinc", *sys.argv[1:]]
-    result = run(model, target=_target(target_sparsity, target_macs, target_bytes), output=output, settings=settings, terminal=terminal, command=command)
+    result = run(
+        model,
+        target=_target(target_sparsity, target_macs, target_bytes),
+        output=output,
+        settings=settings,
+        terminal=terminal,
+        command=command,
+    )
     show(terminal, result.report, dry_run=dry_run)
     write_reports(result.report, report, markdown)
 
@@ -120,7 +178,9 @@ def _check_target(path: Path) -> None:
 def _target(sparsity: float | None, macs: float | None, size: str | None) -> Target:
     from darwinc.compression import Target
 
-    given = [(kind, value) for kind, value in (("sparsity", sparsity), ("macs", macs), ("bytes", size)) if value is not None]
+    given = [
+        (kind, value) for kind, value in (("sparsity", sparsity), ("macs", macs), ("bytes", size)) if value is not None
+    ]
     if len(given) != 1:
         raise UsageError("Give exactly one target: --target-sparsity, --target-macs or --target-bytes.")
     kind, value = given[0]
@@ -138,9 +198,18 @@ def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     """The outcome on the terminal."""
     from darwinc.console import GroupRow, groups_table, summary_table
 
-    remarks = {entry.group: f"multiple of {entry.multiple}: {entry.why}" for entry in (report.alignment.finer if report.alignment else [])}
+    remarks = {
+        entry.group: f"multiple of {entry.multiple}: {entry.why}"
+        for entry in (report.alignment.finer if report.alignment else [])
+    }
     rows = [
-        GroupRow(group.id, group.channels_before, group.channels_after, [member.tensor for member in group.members], remarks.get(group.id, ""))
+        GroupRow(
+            group.id,
+            group.channels_before,
+            group.channels_after,
+            [member.tensor for member in group.members],
+            remarks.get(group.id, ""),
+        )
         for group in report.groups
         if dry_run or group.channels_after < group.channels_before
     ]
@@ -148,7 +217,10 @@ def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     for warning in report.warnings:
         terminal.warn(warning)
     if report.verify is not None:
-        terminal.note(f"proven: answers like the original with the removed channels zeroed, to {report.verify.max_rel_error:.1e} of the output's scale")
+        terminal.note(
+            f"proven: answers like the original with the removed channels zeroed, to "
+            f"{report.verify.max_rel_error:.1e} of the output's scale"
+        )
     if dry_run:
         terminal.note("This was the plan; nothing was written.")
     elif report.output is not None:

@@ -13,7 +13,13 @@ from darwinc.commands.options import output_file, terminal_options
 
 
 @click.command(short_help="The main job on handwritten digits: no arguments, no network, under two minutes.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help="Keep the models and the data here.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Keep the models and the data here.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @output_file("--report", text="report.json of the compression.")
 @terminal_options
@@ -26,7 +32,11 @@ def demo(output: Path | None, seed: int, report: Path | None, quiet: bool, verbo
     terminal = Terminal(quiet=quiet, verbose=verbose)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-    with nullcontext(str(output)) if output is not None else tempfile.TemporaryDirectory(prefix="darwinc-demo-") as folder:
+    with (
+        nullcontext(str(output))
+        if output is not None
+        else tempfile.TemporaryDirectory(prefix="darwinc-demo-") as folder
+    ):
         with terminal.stage("training") as stage:
             files = train_demo_model(Path(folder), seed=seed, progress=stage.say)
         result = compress(

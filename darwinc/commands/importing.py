@@ -17,7 +17,9 @@ from darwinc.errors import UsageError
 @click.option("--opset", type=click.IntRange(7), help="Opset to export; the exporter's own by default.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For random weights.")
 @terminal_options
-def import_(source: str, output: Path, shape: str | None, opset: int | None, seed: int, quiet: bool, verbose: bool) -> None:
+def import_(
+    source: str, output: Path, shape: str | None, opset: int | None, seed: int, quiet: bool, verbose: bool
+) -> None:
     """Bring SOURCE to ONNX: torchvision:NAME (random weights), package.module:factory, or a .pt2 exported program."""
     from darwinc.console import Terminal
 

@@ -37,7 +37,7 @@ def bench(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Time BEFORE, or compare it with AFTER: interleaved blocks, a bootstrap interval, an A/A control, and a verdict."""
+    """Time BEFORE, or compare it with AFTER: interleaved blocks, bootstrap interval, A/A control, and a verdict."""
     from darwinc.benchmark import compare
     from darwinc.console import Terminal, bench_table
     from darwinc.graph import load_model

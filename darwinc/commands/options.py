@@ -25,10 +25,18 @@ def model_argument(name: str, *, required: bool = True) -> Callable[[Function], 
 def data_options(function: Function) -> Function:
     """--data, --labels, --preprocess."""
     for option in (
-        click.option("--preprocess", metavar="SPEC", help="How images become inputs: imagenet, cifar10, mnist, unit, ... or size=,mean=,std=,layout=,order=,range=."),
+        click.option(
+            "--preprocess",
+            metavar="SPEC",
+            help="How images become inputs: imagenet, cifar10, mnist, unit, ... or "
+            "size=,mean=,std=,layout=,order=,range=.",
+        ),
         click.option("--labels", metavar="PATH", help="Labels, where they are separate (.npy, .txt, .csv)."),
         click.option(
-            "--data", metavar="PATH|SPEC", help="A folder of images, .npz, .npy, a folder of input_*.pb, torchvision:NAME, or package.module:callable."
+            "--data",
+            metavar="PATH|SPEC",
+            help="A folder of images, .npz, .npy, a folder of input_*.pb, torchvision:NAME, or "
+            "package.module:callable.",
         ),
     ):
         function = option(function)

@@ -2,7 +2,8 @@
 
     MODELS=... DATA=... python tests/benchmarks/cifar_resnet.py [cifar10_resnet56] [0.3 0.5]
 
-`$MODELS` holds the ONNX files, `$DATA/cifar10` the sheets and labels (SOURCES.md). Calibration: 2,048 random training images, no labels.
+`$MODELS` holds the ONNX files, `$DATA/cifar10` the sheets and labels (SOURCES.md). Calibration: 2,048 random training
+images, no labels.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def prepared(images: np.ndarray) -> np.ndarray:
     """Pixels as the networks want them, [N, 3, 32, 32]."""
-    scaled = (images.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(DEVIATION)
+    scaled = (images.astype(np.float32) / 255 - np.asarray(MEAN, np.float32)) / np.asarray(DEVIATION, np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
@@ -59,19 +60,28 @@ def main() -> None:
             for amount in amounts:
                 for fitness, recover, with_data in VARIANTS:
                     settings = Settings(
-                        data=str(calibration) if with_data else None, test=str(test), fitness=fitness, recover=(recover,), seed=seed, bench_seconds=0
+                        data=str(calibration) if with_data else None,
+                        test=str(test),
+                        fitness=fitness,
+                        recover=(recover,),
+                        seed=seed,
+                        bench_seconds=0,
                     )
                     start = time.perf_counter()
                     result = compress(
-                        Path(os.environ["MODELS"]) / f"{name}.onnx", target=Target("sparsity", amount), output=Path(folder) / "o.onnx", settings=settings
+                        Path(os.environ["MODELS"]) / f"{name}.onnx",
+                        target=Target("sparsity", amount),
+                        output=Path(folder) / "o.onnx",
+                        settings=settings,
                     )
                     report = result.report
                     assert report.quality is not None
                     assert report.quality.after is not None
                     accepted = ",".join(f"{entry.name}{'' if entry.accepted else '(no)'}" for entry in report.recovery)
                     print(
-                        f"seed {seed}  {name}  {amount:.0%}  {'2,048 images' if with_data else 'no data':<12}  {fitness:<7} + {recover:<7}  "
-                        f"{100 * report.quality.after:.1f} %  (removed {report.target.achieved:.3f}, {time.perf_counter() - start:.0f} s) {accepted}",
+                        f"seed {seed}  {name}  {amount:.0%}  {'2,048 images' if with_data else 'no data':<12}  "
+                        f"{fitness:<7} + {recover:<7}  {100 * report.quality.after:.1f} %  "
+                        f"(removed {report.target.achieved:.3f}, {time.perf_counter() - start:.0f} s) {accepted}",
                         flush=True,
                     )
 
