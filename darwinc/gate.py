@@ -36,7 +36,7 @@ class Key:
 COSTS = "--against MODEL.onnx, or a report of a finished run"
 TIMES = "--against MODEL.onnx, or a report with a benchmark"
 LABELS = "--data with labels, or a report with a quality"
-SAMPLES = "--against MODEL.onnx, or a report with a parity"
+SAMPLES = "--against MODEL.onnx with --data, or a report with a parity"
 KEYS: dict[str, Key] = {
     "parameters": Key("ratio", "parameters after / before", COSTS),
     "macs": Key("ratio", "MACs after / before", COSTS),

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
-from darwinc.errors import InvalidModel, OutputError
+from darwinc.errors import InvalidModel, OutputError, VerificationFailed
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes above which a model can't be one file: protobuf's limit, less what the graph itself may take."""
@@ -114,7 +114,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
 
     Raises:
         OutputError: the target can't be written.
-        InvalidModel: the result is refused by ONNX's full check.
+        VerificationFailed: the result is refused by ONNX's full check.
     """
     path = Path(path)
     check_writable(path)
@@ -125,7 +125,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
             ir.save(model if large else embedded(model), staged, external_data=f"{path.name}.data" if large else None)
             problem = _problem(str(staged))
             if problem is not None:
-                raise InvalidModel(f"the rewritten model is not valid ONNX: {problem}")
+                raise VerificationFailed(f"The rewritten model is not valid ONNX, and nothing was written: {problem}")
             for part in sorted(Path(folder).iterdir(), key=lambda item: item == staged):
                 os.replace(part, path.parent / part.name)
     except OSError as error:

@@ -18,6 +18,11 @@ TOLERANCE = 0.005
 """How far, as a share of the whole, the outcome may lie beyond the target before a finer cut is looked for."""
 
 
+SHORTFALL = 0.01
+"""How far, as a share of the whole, the outcome may stay behind the target before alignment yields: a width beside the multiple can
+cost more time than the last per cent saves."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What selection may do.
@@ -124,19 +129,20 @@ class _Greedy:
         self.living: list[npt.NDArray[np.int64]] = [group.units for group in channels.groups]
         self.outcome = Selection(channels.nobody(), limits.align)
         self.slack = max(1, int(TOLERANCE * terms.current()))
+        self.short = int(SHORTFALL * terms.current())
 
     def run(self) -> Selection:
         self._coarse()
         self._fine(self.steps)
         for divisor in (2, 4, 8, 16, 32):
-            if self.outcome.saved >= self.need:
+            if self.outcome.saved >= self.need - self.short:
                 break
             finer = [
                 step if group.depthwise else max(1, step // divisor)
                 for step, group in zip(self.steps, self.channels.groups, strict=True)
             ]
             self._fine(finer)
-        if self.outcome.saved < self.need - self.slack:
+        if self.outcome.saved < self.need - self.short:
             self._overshoot()
         self.outcome.finer = self._finer()
         return self.outcome

@@ -170,6 +170,9 @@ def what_holds(channels: Channels) -> str:
         reasons.setdefault(barrier.reason, []).append(
             f"{barrier.node.op_type} {graph.label(barrier.node)!r}" if barrier.node is not None else "the graph"
         )
+    bodies = [node for node in channels.nodes if graph.subgraphs(node)]
+    if not reasons and bodies:
+        return f"its weights sit in the subgraphs of {bodies[0].op_type} {graph.label(bodies[0])!r}, which are left as they are"
     if not reasons:
         return "it has no convolution or matrix product with channels of its own"
     ranked = sorted(reasons.items(), key=lambda item: -len(item[1]))[:3]

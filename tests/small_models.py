@@ -15,9 +15,10 @@ from darwinc.channels import Channels, Mask
 from tests.surgery import dead_positions, parse
 
 Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
 
-CLASSIFIER = """(float[N,3,8,8] x, float[16,3,3,3] w1, float[16] b1, float[16,16,3,3] w2, float[16] scale, float[16] shift,
-    float[16] mean, float[16] var, float[10,16] w3, float[10] b3) => (float[N,10] y) {
+CLASSIFIER = """(float[N,3,8,8] x, float[16,3,3,3] w1, float[16] b1, float[16,16,3,3] w2, float[16] scale,
+    float[16] shift, float[16] mean, float[16] var, float[10,16] w3, float[10] b3) => (float[N,10] y) {
     a = Conv<pads = [1, 1, 1, 1]>(x, w1, b1)
     r = Relu(a)
     c = Conv<pads = [1, 1, 1, 1]>(r, w2)
@@ -40,7 +41,13 @@ PLAIN = """(float[N,3,8,8] x, float[16,3,3,3] w1, float[16] b1, float[4,16,3,3] 
 
 
 def build(
-    text: str, *, seed: int = 0, opset: int = 17, ir_version: int = 8, keep_inputs: bool = False, **given: Array
+    text: str,
+    *,
+    seed: int = 0,
+    opset: int = 17,
+    ir_version: int = 8,
+    keep_inputs: bool = False,
+    given: Arrays | None = None,
 ) -> onnx.ModelProto:
     """The graph with random weights: matrices and filters of variance 2 / inputs, scales and variances near 1.
 
@@ -50,7 +57,7 @@ def build(
     random = np.random.default_rng(seed)
     for tensor in model.graph.initializer:
         old = numpy_helper.to_array(tensor)
-        new = given.get(tensor.name, _weights(tensor.name, old.shape, random))
+        new = (given or {}).get(tensor.name, _weights(tensor.name, old.shape, random))
         tensor.CopyFrom(numpy_helper.from_array(np.asarray(new, old.dtype), tensor.name))
     return model
 
@@ -75,7 +82,7 @@ def images(count: int, *sizes: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal((count, *sizes)).astype(np.float32)
 
 
-def save_data(path: Path, **arrays: Array) -> Path:
+def save_data(path: Path, arrays: Arrays) -> Path:
     """An .npz file."""
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return path

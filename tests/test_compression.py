@@ -19,7 +19,7 @@ from darwinc.errors import InvalidData, InvalidModel, Unreachable, UsageError, V
 from darwinc.passes.excise import Excise
 from darwinc.passes.inherit import Inherit
 from darwinc.pipeline import Job
-from tests.small_models import CLASSIFIER, PLAIN, Array, build, floats_in, images, save, save_data, stored
+from tests.small_models import CLASSIFIER, PLAIN, Array, Arrays, build, floats_in, images, save, save_data, stored
 
 QUICK = Settings(bench_seconds=0, device="cpu")
 
@@ -57,11 +57,11 @@ FIXED_BATCH = CLASSIFIER.replace("[N,", "[4,").replace(
 
 
 def squeezed(
-    folder: Path, model: onnx.ModelProto, amount: float = 0.4, settings: Settings = QUICK, **data: Array
+    folder: Path, model: onnx.ModelProto, amount: float = 0.4, settings: Settings = QUICK, data: Arrays | None = None
 ) -> tuple[Result, onnx.ModelProto]:
     """Compress a model, with arrays as data where some are given; the file that was written is valid."""
     if data:
-        settings = replace(settings, data=str(save_data(folder / "data.npz", **data)))
+        settings = replace(settings, data=str(save_data(folder / "data.npz", data)))
     output = folder / "out.onnx"
     result = compress(save(model, folder / "in.onnx"), target=amount, output=output, settings=settings)
     assert result.path == output
@@ -111,7 +111,7 @@ def test_without_batch_norm_or_data_inputs_are_made_up_and_nothing_is_inherited(
 
 
 def test_unlabelled_data_is_judged_by_agreement(tmp_path: Path) -> None:
-    result, after = squeezed(tmp_path, build(CLASSIFIER), x=images(64, 3, 8, 8))
+    result, after = squeezed(tmp_path, build(CLASSIFIER), data={"x": images(64, 3, 8, 8)})
     assert (result.report.mode, result.report.statistics) == ("unlabelled", "data")
     quality = result.report.quality
     assert quality is not None
@@ -129,7 +129,7 @@ def test_unlabelled_data_is_judged_by_agreement(tmp_path: Path) -> None:
 def test_labelled_data_is_judged_by_accuracy(tmp_path: Path) -> None:
     x = images(64, 3, 8, 8)
     (scores,) = answers(build(CLASSIFIER), x=x)
-    result, _ = squeezed(tmp_path, build(CLASSIFIER), x=x, y=scores.argmax(1))
+    result, _ = squeezed(tmp_path, build(CLASSIFIER), data={"x": x, "y": scores.argmax(1)})
     assert result.report.mode == "labelled"
     quality = result.report.quality
     assert quality is not None
@@ -138,7 +138,7 @@ def test_labelled_data_is_judged_by_accuracy(tmp_path: Path) -> None:
 
 def test_half_precision_stays_half(tmp_path: Path) -> None:
     model = build(CLASSIFIER.replace("float[", "float16["))
-    result, after = squeezed(tmp_path, model, x=images(64, 3, 8, 8))
+    result, after = squeezed(tmp_path, model, data={"x": images(64, 3, 8, 8)})
     assert {array.dtype for array in stored(after).values()} == {np.dtype(np.float16)}
     assert recovered(result)["inherit"]
     x = images(32, 3, 8, 8, seed=9).astype(np.float16)
@@ -149,7 +149,7 @@ def test_half_precision_stays_half(tmp_path: Path) -> None:
 @pytest.mark.parametrize("with_data", [False, True])
 def test_a_fixed_batch_is_fed_as_it_asks(tmp_path: Path, with_data: bool) -> None:
     data = {"x": images(65, 3, 8, 8)} if with_data else {}
-    result, after = squeezed(tmp_path, build(FIXED_BATCH), **data)
+    result, after = squeezed(tmp_path, build(FIXED_BATCH), data=data)
     assert recovered(result)["inherit"]
     assert answers(after, x=images(4, 3, 8, 8))[0].shape == (4, 10)
     if with_data:
@@ -159,23 +159,23 @@ def test_a_fixed_batch_is_fed_as_it_asks(tmp_path: Path, with_data: bool) -> Non
 
 def test_too_few_samples_for_a_fixed_batch_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="3 samples were given, but the model takes 4 at once"):
-        squeezed(tmp_path, build(FIXED_BATCH), x=images(3, 3, 8, 8))
+        squeezed(tmp_path, build(FIXED_BATCH), data={"x": images(3, 3, 8, 8)})
     assert not (tmp_path / "out.onnx").exists()
 
 
 def test_a_batch_of_one_is_no_trap(tmp_path: Path) -> None:
     settings = replace(QUICK, bench_seconds=0.05)
     model = build(CLASSIFIER.replace("[N,", "[1,"))
-    result, _ = squeezed(tmp_path, model, settings=settings, x=images(64, 3, 8, 8))
+    result, _ = squeezed(tmp_path, model, settings=settings, data={"x": images(64, 3, 8, 8)})
     assert recovered(result)["inherit"]
     assert result.report.latency is not None
-    assert result.report.latency.speedup > 0
+    assert result.report.latency.speedup
 
 
 @pytest.mark.parametrize("with_data", [False, True])
 def test_two_inputs(tmp_path: Path, with_data: bool) -> None:
     data = {"x": images(64, 3, 8, 8), "x2": images(64, 5)} if with_data else {}
-    result, after = squeezed(tmp_path, build(TWO_INPUTS), **data)
+    result, after = squeezed(tmp_path, build(TWO_INPUTS), data=data)
     assert recovered(result).get("inherit", False) == with_data
     assert answers(after, x=images(3, 3, 8, 8), x2=images(3, 5))[0].shape == (3, 10)
 
@@ -183,12 +183,12 @@ def test_two_inputs(tmp_path: Path, with_data: bool) -> None:
 @pytest.mark.parametrize("with_data", [False, True])
 def test_an_input_without_axes_comes_first(tmp_path: Path, with_data: bool) -> None:
     data = {"x": images(8, 4, 3, 8, 8), "x2": images(8)} if with_data else {}
-    result, _ = squeezed(tmp_path, build(SCALAR_INPUT), **data)
+    result, _ = squeezed(tmp_path, build(SCALAR_INPUT), data=data)
     assert result.report.statistics == ("data" if with_data else "white")
 
 
 def test_an_output_that_is_no_number_is_left_out_of_what_is_compared(tmp_path: Path) -> None:
-    result, after = squeezed(tmp_path, build(BOTH_KINDS_OF_OUTPUT), x=images(64, 3, 8, 8))
+    result, after = squeezed(tmp_path, build(BOTH_KINDS_OF_OUTPUT), data={"x": images(64, 3, 8, 8)})
     assert recovered(result)["inherit"]
     assert answers(after, x=images(2, 3, 8, 8))[1].dtype == np.bool_
 
@@ -201,7 +201,7 @@ def test_free_sides_take_lengths_that_the_model_works_with(tmp_path: Path, monke
 
 
 def test_one_sample_can_not_judge(tmp_path: Path) -> None:
-    result, _ = squeezed(tmp_path, build(CLASSIFIER), x=images(1, 3, 8, 8))
+    result, _ = squeezed(tmp_path, build(CLASSIFIER), data={"x": images(1, 3, 8, 8)})
     assert recovered(result) == {}
     assert "at least two calibration samples" in " ".join(result.report.warnings)
 
@@ -246,7 +246,7 @@ def with_a_branch() -> onnx.ModelProto:
 def test_where_torch_has_no_rule_the_weights_alone_tell(tmp_path: Path, make: object, with_data: bool) -> None:
     model = unknown_to_torch() if make is unknown_to_torch else with_a_branch()
     data = {"x": images(16, 3, 8, 8)} if with_data else {}
-    result, after = squeezed(tmp_path, model, **data)
+    result, after = squeezed(tmp_path, model, data=data)
     assert result.report.statistics == "weights"
     assert "Torch has no rule" in " ".join(result.report.warnings)
     assert recovered(result) == {}
@@ -285,7 +285,7 @@ def planted(copies: int) -> tuple[onnx.ModelProto, int]:
         y = Gemm<transB = 1>(f, w3, b3)
     }}
     """
-    return build(text, **wide), sum(array.size for array in narrow.values()) + 10
+    return build(text, given=wide), sum(array.size for array in narrow.values()) + 10
 
 
 @pytest.mark.parametrize("with_data", [False, True])
@@ -294,7 +294,7 @@ def test_planted_redundancy_is_found_and_removed_without_loss(tmp_path: Path, wi
     before = floats_in(model)
     data = {"x": images(256, 3, 8, 8, seed=5)} if with_data else {}
     settings = replace(QUICK, recover=("inherit",), align=1)
-    result, after = squeezed(tmp_path, model, 1 - true_size / before, settings, **data)
+    result, after = squeezed(tmp_path, model, 1 - true_size / before, settings, data=data)
     assert floats_in(after) == true_size
     assert recovered(result)["inherit"]
     x = images(32, 3, 8, 8, seed=9)
@@ -307,7 +307,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path, fitness: str) -> No
     written = []
     for _ in range(2):
         settings = replace(QUICK, fitness=fitness, seed=7)
-        squeezed(tmp_path, build(CLASSIFIER), settings=settings, x=images(64, 3, 8, 8))
+        squeezed(tmp_path, build(CLASSIFIER), settings=settings, data={"x": images(64, 3, 8, 8)})
         written.append((tmp_path / "out.onnx").read_bytes())
     assert written[0] == written[1]
 
@@ -411,7 +411,7 @@ def test_what_is_asked_wrongly_is_said_before_the_work(tmp_path: Path) -> None:
 def test_a_test_split_is_measured_and_nothing_else(tmp_path: Path) -> None:
     x = images(96, 3, 8, 8, seed=4)
     (scores,) = answers(build(CLASSIFIER), x=x)
-    test = save_data(tmp_path / "test.npz", x=x, y=scores.argmax(1))
+    test = save_data(tmp_path / "test.npz", {"x": x, "y": scores.argmax(1)})
     result, after = squeezed(tmp_path, build(CLASSIFIER), settings=replace(QUICK, test=str(test)))
     quality = result.report.quality
     assert result.report.mode == "data-free"

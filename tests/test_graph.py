@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from darwinc import graph
-from darwinc.errors import InvalidModel, OutputError
+from darwinc.errors import InvalidModel, OutputError, VerificationFailed
 from tests.surgery import answers, parse
 
 TEXT = """(float[N,3,8,8] x, float[6,3,3,3] w, float[4,6,1,1] v) => (float[N,4,6,6] y) {
@@ -212,7 +212,7 @@ def test_an_invalid_result_leaves_the_old_file_alone(saved: Path) -> None:
     node = next(iter(graph.nodes_of(model)))
     node.attributes["group"] = ir.AttrInt64("group", 7)
     model.graph.outputs[0].shape = ir.Shape([1, 9, 9, 9])
-    with pytest.raises(InvalidModel, match="not valid ONNX"):
+    with pytest.raises(VerificationFailed, match="not valid ONNX"):
         graph.save_model(model, saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["model.onnx"]
