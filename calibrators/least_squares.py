@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-RIDGES = (1e-7, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (3e-6, 1e-3, 1e-2, 1e-1, 1.0)
 NEGLIGIBLE = 1e-9
 """A relative error below which a layer is left as it is: nothing changed before it."""
 WIDEST_DOUBLE = 1024

@@ -110,7 +110,12 @@ def _visit(flow: Flow, node: ir.Node) -> None:
     if not flow.understood(node):
         flow.barrier(node, "the shape of its input is unknown")
         return
-    rule(flow, node)
+    try:
+        rule(flow, node)
+    except (IndexError, ValueError):
+        # Shapes and attributes that the rule doesn't foresee: safe is to let nothing through.
+        flow.barrier(node, "its shapes or attributes aren't what the axis rule expects")
+        return
     for index, value in enumerate(node.inputs):
         tracked = flow.values.get(str(value.name)) if value is not None else None
         if tracked is None:

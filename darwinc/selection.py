@@ -17,10 +17,9 @@ from darwinc.fitness import Fitness
 TOLERANCE = 0.005
 """How far, as a share of the whole, the outcome may lie beyond the target before a finer cut is looked for."""
 
-
 SHORTFALL = 0.01
-"""How far, as a share of the whole, the outcome may stay behind the target before alignment yields: a width beside the multiple can
-cost more time than the last per cent saves."""
+"""How far, as a share of the whole, the outcome may stay behind the target before alignment yields: a width beside the
+multiple can cost more time than the last per cent saves."""
 
 
 @dataclass(frozen=True)

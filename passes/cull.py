@@ -17,7 +17,7 @@ from darwinc.errors import Unreachable, UsageError
 from darwinc.fitness import DarwinianScore, Fitness, StaticScore
 from darwinc.pipeline import Job, Pass
 from darwinc.scores import magnitude_scores, random_scores, taylor_scores
-from darwinc.selection import TOLERANCE, Limits, reachable, select
+from darwinc.selection import SHORTFALL, TOLERANCE, Limits, reachable, select
 
 FITNESS = {
     "darwin": "1/2 AGC x NDE, refreshed after each death (Optimal Brain Surgeon on the readers of a channel)",
@@ -65,19 +65,19 @@ class Cull(Pass):
         if not any(limits.eligible):
             raise Unreachable(f"No channel can be removed from this model: {what_holds(channels)}.")
         total = terms.current() if self.target == "macs" else count_parameters(model)
-        slack = int(TOLERANCE * terms.current())
-        need = self._need(model, total, slack)
-        most = reachable(channels, terms, limits)
-        if need > most + slack:
+        need, most = self._need(model, total), reachable(channels, terms, limits)
+        limit = self.target == "bytes"
+        if need > most + (0 if limit else TOLERANCE * terms.current()):
             raise Unreachable(self._out_of_reach(model, channels, total, most))
-        return terms, min(need, most), limits
+        # A size is a limit: what selection may stay behind the target is asked for on top.
+        margin = int(SHORTFALL * terms.current()) + 1 if limit and need else 0
+        return terms, min(need + margin, most), limits
 
-    def _need(self, model: ir.Model, total: int, slack: int) -> int:
+    def _need(self, model: ir.Model, total: int) -> int:
         if self.target != "bytes":
             return int(np.ceil(self.amount * total))
         excess = _file_bytes(model) + PROVENANCE_BYTES - self.amount
-        # Selection may stay short of the target by the slack; a size is a limit.
-        return int(np.ceil(excess / _bytes_per_parameter(model))) + slack if excess > 0 else 0
+        return int(np.ceil(excess / _bytes_per_parameter(model))) if excess > 0 else 0
 
     def _out_of_reach(self, model: ir.Model, channels: Channels, total: int, most: int) -> str:
         if self.target == "bytes":
@@ -172,7 +172,8 @@ def what_holds(channels: Channels) -> str:
         )
     bodies = [node for node in channels.nodes if graph.subgraphs(node)]
     if not reasons and bodies:
-        return f"its weights sit in the subgraphs of {bodies[0].op_type} {graph.label(bodies[0])!r}, which are left as they are"
+        name = f"{bodies[0].op_type} {graph.label(bodies[0])!r}"
+        return f"its weights sit in the subgraphs of {name}, which are left as they are"
     if not reasons:
         return "it has no convolution or matrix product with channels of its own"
     ranked = sorted(reasons.items(), key=lambda item: -len(item[1]))[:3]
