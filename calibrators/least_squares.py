@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-RIDGES = (3e-6, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-6, 1e-3, 1e-2, 1e-1, 1.0)
+"""The smallest repairs exact redundancy, and lies above the rounding of moments in single precision."""
 NEGLIGIBLE = 1e-9
 """A relative error below which a layer is left as it is: nothing changed before it."""
 WIDEST_DOUBLE = 1024

@@ -71,10 +71,10 @@ def difference(one: Array, two: Array, least_scale: float = 0.0) -> tuple[float,
         share = float(np.mean(one != two))
         return share, share
     a, b = one.astype(np.float64), two.astype(np.float64)
-    finite = np.isfinite(a)
-    if not np.array_equal(finite, np.isfinite(b)):
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return float("inf"), float("inf")
-    absolute = float(np.abs(a - b)[finite].max(initial=0.0))
+    absolute = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
     scale = max(float(np.abs(a[finite]).max(initial=0.0)), least_scale, 1e-30)
     return absolute, absolute / scale
 

@@ -54,6 +54,9 @@ class Fitness(Protocol):
     def remove(self, units: Indices) -> None:
         """Let these units die, and refresh what their peers are worth."""
 
+    def age(self, units: Indices) -> int:
+        """A number that changes whenever a death has changed what these units are worth."""
+
 
 class DarwinianScore:
     """1/2 AGC x NDE: the exact rise of a quadratic loss when a channel dies and its readers refit.
@@ -102,6 +105,10 @@ class DarwinianScore:
             for state in scratch:
                 state.remove(candidates[victim : victim + 1])
         return candidates[chosen], total
+
+    def age(self, units: Indices) -> int:
+        """How many slots live at the readers of these units."""
+        return sum(len(state.units) for state in self._states(units))
 
     def remove(self, units: Indices) -> None:
         """Downdate every reader of these units."""
@@ -219,3 +226,8 @@ class StaticScore:
 
     def remove(self, units: Indices) -> None:
         """Nothing to refresh: the score doesn't know about peers."""
+
+    def age(self, units: Indices) -> int:
+        """Always the same."""
+        del units
+        return 0

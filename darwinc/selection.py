@@ -127,6 +127,7 @@ class _Greedy:
         self.steps = [quantum(group, limits.align) for group in channels.groups]
         self.living: list[npt.NDArray[np.int64]] = [group.units for group in channels.groups]
         self.outcome = Selection(channels.nobody(), limits.align)
+        self.rated: dict[tuple[int, int], tuple[tuple[int, int], npt.NDArray[np.int64], float]] = {}
         self.slack = max(1, int(TOLERANCE * terms.current()))
         self.short = int(SHORTFALL * terms.current())
 
@@ -164,7 +165,13 @@ class _Greedy:
         return count if self.limits.eligible[index] and count <= room else 0
 
     def _rate(self, index: int, count: int) -> tuple[float, npt.NDArray[np.int64], float, int]:
-        units, loss = self.fitness.weakest(self.living[index], count)
+        """Loss per unit saved of a group's next `count` deaths, with the units, the loss and what is saved."""
+        state = (len(self.living[index]), self.fitness.age(self.living[index]))
+        known = self.rated.get((index, count))
+        if known is None or known[0] != state:
+            known = (state, *self.fitness.weakest(self.living[index], count))
+            self.rated[index, count] = known
+        _, units, loss = known
         saved = self.terms.saved(index, count)
         return loss / max(saved, 1), units, loss, saved
 

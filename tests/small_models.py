@@ -39,6 +39,13 @@ PLAIN = """(float[N,3,8,8] x, float[16,3,3,3] w1, float[16] b1, float[4,16,3,3] 
 """
 """Two convolutions, no BatchNormalization, and an image for an answer."""
 
+IMAGES = """(float[N,2,4,4] x, float[6,2,1,1] w1, float[3,6,1,1] w2) => (float[N,3,4,4] y) {
+    h = Conv(x, w1)
+    y = Conv(h, w2)
+}
+"""
+"""Two convolutions without taps and nothing between them: linear in its input."""
+
 
 def build(
     text: str,
@@ -80,6 +87,11 @@ def save(model: onnx.ModelProto, path: Path) -> Path:
 def images(count: int, *sizes: int, seed: int = 0) -> Array:
     """Normal noise [N, *sizes] in float32."""
     return np.random.default_rng(seed).standard_normal((count, *sizes)).astype(np.float32)
+
+
+def split(x: Array, parts: int) -> list[dict[str, Array]]:
+    """Images as feeds of an input `x`."""
+    return [{"x": part} for part in np.array_split(x, parts)]
 
 
 def save_data(path: Path, arrays: Arrays) -> Path:

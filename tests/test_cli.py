@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +18,11 @@ from markdown_it import MarkdownIt
 from onnx import TensorProto, helper
 
 import darwinc
-from darwinc.cli import main
 from darwinc.console import Stage
-from darwinc.gate import SUMMARY_FILES
 from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job
+from tests.shell import HALF, Shell
 from tests.small_models import CLASSIFIER, build, floats_in, images, save, save_data
-
-HALF = ("--target-sparsity", "0.4", "--bench-seconds", "0", "--device", "cpu")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-class Shell:
-    """Runs commands in this process, in a folder that holds a model and data for it."""
-
-    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.capture = folder, capture
-        self.model = save(build(CLASSIFIER), folder / "model.onnx")
-        self.data = save_data(folder / "data.npz", {"x": images(32, 3, 8, 8)})
-
-    def __call__(self, *arguments: str | Path) -> Outcome:
-        self.capture.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments], prog_name="darwinc")
-        told = self.capture.readouterr()
-        assert isinstance(stop.value.code, int)
-        return Outcome(stop.value.code, told.out, told.err)
-
-    def files(self) -> dict[str, bytes]:
-        """Everything in the folder, hidden files too."""
-        return {path.name: path.read_bytes() for path in self.folder.iterdir()}
-
-
-@pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
-    for name in (*SUMMARY_FILES, "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
-    yield Shell(tmp_path, capsys)
-    signal.signal(signal.SIGTERM, handler)
 
 
 def schema() -> dict[str, Any]:
@@ -297,128 +249,6 @@ def test_verbose_shows_where_an_error_came_from(shell: Shell) -> None:
     done = shell("inspect", "missing.onnx", "--verbose")
     assert done.code == 3
     assert "Traceback" in done.err
-
-
-def test_inspect_as_json(shell: Shell) -> None:
-    done = shell("inspect", "model.onnx", "--json", "facts.json")
-    assert done.code == 0
-    found = json.loads(Path("facts.json").read_text(encoding="utf-8"))
-    assert found["schema"] == "darwinc.inspect/1"
-    assert found["cost"]["parameters"] == floats_in(onnx.load("model.onnx"))
-    assert [group["channels"] for group in found["groups"]] == [16, 16]
-    first, second = found["groups"]
-    # A channel of the first Conv: its filter, its bias, and the plane that every filter of the second reads it with.
-    assert first["parameters_per_channel"] == 3 * 9 + 1 + 16 * 9
-    assert second["parameters_per_channel"] == 16 * 9 + 4 + 10
-    assert first["macs_per_channel"] == 64 * (3 * 9 + 16 * 9)
-    # At most 90 % of 16 channels: 2 stay in either group.
-    left = 2 * 27 + 2 + 2 * 2 * 9 + 4 * 2 + 2 * 10 + 10
-    assert found["reachable_sparsity"] == pytest.approx(1 - left / found["cost"]["parameters"])
-    assert found["barriers"]
-    assert "w1" in done.out
-
-
-def test_bench_of_one_model_and_of_two(shell: Shell) -> None:
-    done = shell("bench", "model.onnx", "--seconds", "0.1", "--json", "one.json")
-    assert done.code == 0, done.err
-    one = json.loads(Path("one.json").read_text(encoding="utf-8"))
-    assert one["schema"] == "darwinc.bench/1"
-    assert [model["path"] for model in one["models"]] == ["model.onnx"]
-    assert shell("bench", "model.onnx", "model.onnx", "--seconds", "0.1", "--json", "two.json").code == 0
-    two = json.loads(Path("two.json").read_text(encoding="utf-8"))
-    assert len(two["models"]) == 2
-    assert two["verdict"] in ("faster", "slower", "indistinguishable")
-    assert two["ci95"][0] <= two["speedup"] <= two["ci95"][1]
-    assert two["models"][0]["median_ms"] <= two["models"][0]["p90_ms"] <= two["models"][0]["p99_ms"]
-
-
-@pytest.fixture
-def compressed(shell: Shell) -> Shell:
-    """The shell, with out.onnx and its r.json."""
-    files = ("-o", "out.onnx", "--report", "r.json")
-    assert shell("compress", "model.onnx", *files, *HALF, "--data", "data.npz").code == 0
-    return shell
-
-
-BUDGETS = {
-    "holds": ("parameters = 0.7\nmacs = 0.9\nbytes = 1.0\nkernels = 1.0", 0),
-    "violated": ("parameters = 0.3\nmacs = 0.9", 1),
-    "misspelt": ("parameter = 0.3", 2),
-    "quality": ("quality_drop = 100\nparity = 10.0", 0),
-}
-
-
-@pytest.mark.parametrize(("text", "code"), BUDGETS.values(), ids=BUDGETS.keys())
-@pytest.mark.parametrize("what", ["pair", "report"])
-def test_the_gate(compressed: Shell, monkeypatch: pytest.MonkeyPatch, what: str, text: str, code: int) -> None:
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
-    Path("budget.toml").write_text(f"[budget]\n{text}\n", encoding="utf-8")
-    pair = ["out.onnx", "--against", "model.onnx", "--data", "data.npz"]
-    source = pair if what == "pair" else ["--report", "r.json"]
-    done = compressed("check", *source, "--budget", "budget.toml", "--markdown", "gate.md")
-    assert done.code == code, done.err
-    if code == 2:
-        assert "parameters" in done.err
-        return
-    page = Path("gate.md").read_text(encoding="utf-8")
-    assert Path("summary.md").read_text(encoding="utf-8").strip() == page.strip()
-    assert ("error: parameters: " in done.err) == (code == 1)
-    assert "error: macs" not in done.err
-
-
-def test_a_key_without_its_data_is_wrong_usage(compressed: Shell) -> None:
-    Path("budget.toml").write_text("[budget]\nquality_drop = 1\n", encoding="utf-8")
-    done = compressed("check", "out.onnx", "--against", "model.onnx", "--budget", "budget.toml")
-    assert done.code == 2
-    assert "quality_drop" in done.err
-    Path("budget.toml").write_text("[budget]\nlatency = 1\n", encoding="utf-8")
-    done = compressed("check", "--report", "r.json", "--budget", "budget.toml")
-    assert done.code == 2
-    assert "latency" in done.err
-
-
-def test_latency_is_measured_when_the_budget_asks(compressed: Shell) -> None:
-    Path("budget.toml").write_text("[budget]\nlatency = 9\n", encoding="utf-8")
-    pair = ("out.onnx", "--against", "model.onnx", "--bench-seconds", "0.1")
-    assert compressed("check", *pair, "--budget", "budget.toml").code == 0
-
-
-def test_a_report_becomes_a_page(compressed: Shell) -> None:
-    printed = compressed("report", "r.json")
-    assert printed.code == 0
-    assert compressed("report", "r.json", "--markdown", "page.md", "--quiet").code == 0
-    assert Path("page.md").read_text(encoding="utf-8").strip() == printed.out.strip()
-    assert "model.onnx" in printed.out
-
-
-def test_passes_lists_every_option(shell: Shell) -> None:
-    done = shell("passes")
-    assert done.code == 0
-    for words in ("cull", "excise", "inherit", "recalibrate", "align = 0", "max_share = 0.9", "refit"):
-        assert words in done.out
-
-
-def test_import_brings_torchvision_models(shell: Shell) -> None:
-    done = shell("import", "torchvision:squeezenet1_1", "-o", "squeeze.onnx", "--shape", "1,3,32,32")
-    assert done.code == 0, done.err
-    assert "wrote squeeze.onnx" in done.err
-    assert floats_in(onnx.load("squeeze.onnx")) == 1_235_496
-    assert shell("import", "torchvision:nonsense", "-o", "no.onnx").code in (2, 3)
-    assert not Path("no.onnx").exists()
-
-
-def test_the_demo_needs_no_arguments(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sklearn")
-    monkeypatch.setattr("darwinc.models.digits.EPOCHS", 1)
-    monkeypatch.setattr("darwinc.compression.MOST_SAMPLES", 128)
-    monkeypatch.setattr("darwinc.compression.Settings.bench_seconds", 0.1)
-    before = shell.files()
-    done = shell("demo", "--report", "demo.json")
-    assert done.code == 0, done.err
-    report = json.loads(Path("demo.json").read_text(encoding="utf-8"))
-    assert report["target"]["achieved"] == pytest.approx(0.5, abs=0.03)
-    assert (report["quality"]["metric"], report["quality"]["split"]) == ("top1", "test")
-    assert shell.files().keys() == before.keys() | {"demo.json"}
 
 
 def process(folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
