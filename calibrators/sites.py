@@ -147,9 +147,14 @@ def find_sites(twin: TorchGraph) -> dict[str, Site]:
             sites[step.outputs[0]] = Site(step, 0, 1, int(number(step, "group", 1)))
         elif step.op_type in PRODUCTS:
             constant = [name in made for name in step.inputs[:2]]
-            if constant[0] != constant[1]:
+            if constant[0] != constant[1] and _is_matrix(twin, step.inputs[int(constant[1])]):
                 sites[step.outputs[0]] = Site(step, int(constant[0]), int(constant[1]), 1)
     return sites
+
+
+def _is_matrix(twin: TorchGraph, name: str | None) -> bool:
+    """Not a stack of matrices, each of which meets data of its own (weights that steps make are matrices or no readers)."""
+    return name is None or not twin.is_constant(name) or twin.constant(name).ndim == 2
 
 
 def _made_from_constants(twin: TorchGraph) -> set[str | None]:

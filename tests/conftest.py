@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,21 @@ import pytest
 from darwinc.gate import SUMMARY_FILES
 from tests.shell import Shell
 
+# As the command line does, before torch reads it: threads that spin while they wait slow down whatever else runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+def few_made_up_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data-free mode with fewer samples than it takes where time is no matter."""
+    monkeypatch.setattr("darwinc.calibrators.calibration.MOST_SYNTHETIC", 96)
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, few_made_up_samples: None
+) -> Iterator[Shell]:
+    """A shell in a folder of its own; what commands change in this process is undone."""
     for name in (*SUMMARY_FILES, "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")

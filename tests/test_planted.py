@@ -13,6 +13,8 @@ import pytest
 from tests.small_models import CLASSIFIER, build, floats_in, images
 from tests.test_compression import QUICK, answers, recovered, squeezed
 
+pytestmark = pytest.mark.usefixtures("few_made_up_samples")
+
 
 def planted(copies: int) -> tuple[onnx.ModelProto, int]:
     """A network whose channels all exist `copies` times, with readers that share the weight, and its true size."""

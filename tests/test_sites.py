@@ -73,3 +73,13 @@ def test_two_computed_operands_and_two_constants_are_no_sites() -> None:
     nodes = "a = MatMul(x, x)\n b = MatMul(m, w)\n y = MatMul(a, b)\n"
     model = build(f"(float[2,3,3] x, float[3,3] m, float[3,3] w) => (y) {{ {nodes} }}")
     assert list(find_sites(TorchGraph(ir.from_proto(model)))) == ["y"]
+
+
+def test_a_stack_of_matrices_is_no_site() -> None:
+    """Each matrix of a stack meets data of its own: no one map of rows says what it does."""
+    text = """(float[N,3,4,5] x, float[3,5,2] w, float[2,6] v) => (float[N,3,4,6] y) {
+        h = MatMul(x, w)
+        y = MatMul(h, v)
+    }
+    """
+    assert set(find_sites(TorchGraph(ir.from_proto(build(text))))) == {"y"}
