@@ -153,7 +153,7 @@ def find_sites(twin: TorchGraph) -> dict[str, Site]:
 
 
 def _is_matrix(twin: TorchGraph, name: str | None) -> bool:
-    """Not a stack of matrices, each of which meets data of its own (weights that steps make are matrices or no readers)."""
+    """Not a stack of matrices, each of which meets data of its own (a weight that steps make is a matrix)."""
     return name is None or not twin.is_constant(name) or twin.constant(name).ndim == 2
 
 
