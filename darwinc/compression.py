@@ -167,6 +167,11 @@ def compress(
         values["before"]["bytes"], values["after"]["bytes"] = values["input"]["bytes"], values["output"]["bytes"]
         values |= _measured(run, job, destination, released=bool(released))
     settle_target(values)
+    if destination is not None and job.samples is None and settings.test is None:
+        job.warnings.append(
+            "No data was given: how good the answers still are was not measured; see with `darwinc check --data`, "
+            "or give --test."
+        )
     values |= {"warnings": [*run.warnings, *job.warnings], "time": run.seconds, "peak_memory_bytes": peak_memory()}
     return Result(job.model, build_report(values), destination)
 
@@ -215,7 +220,7 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
                 found["latency"]["release_speedup"] = moved.speedup
         if timing.verdict == "slower":
             run.warnings.append(
-                "The compressed model is slower than the input here: try a coarser --align, or --target-macs."
+                "The compressed model is slower than the input here: try a coarser --align, or another target."
             )
     return found
 

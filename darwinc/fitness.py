@@ -121,10 +121,13 @@ class _ReaderState:
 
     def __init__(self, reader: ReaderStatistics | None = None) -> None:
         if reader is not None:
+            # A network that answers with NaN or infinity tells nothing about its channels: they count as silent.
+            covariance = np.nan_to_num(reader.covariance, nan=0.0, posinf=0.0, neginf=0.0)
+            gram = np.nan_to_num(reader.gram, nan=0.0, posinf=0.0, neginf=0.0)
             self.units = reader.units
-            scale = deviations(reader.covariance)
-            self.inverse = invert_correlation(reader.covariance, scale)
-            self.gram = reader.gram * scale[:, None] * scale[None, :]
+            scale = deviations(covariance)
+            self.inverse = invert_correlation(covariance, scale)
+            self.gram = gram * scale[:, None] * scale[None, :]
 
     def restricted(self, units: Indices) -> _ReaderState:
         """The same state among some units only: deaths among them are exact, as downdates touch each entry alone."""

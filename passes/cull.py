@@ -63,6 +63,8 @@ class Cull(Pass):
         limits = Limits(self.align or AUTO_ALIGN, self.max_share, eligible(channels, self.protect, self.only))
         terms = CostModel(channels).terms(self.target)
         if not any(limits.eligible):
+            if channels.groups:
+                raise Unreachable("No channel can be removed: --protect and --only leave no group that may lose any.")
             raise Unreachable(f"No channel can be removed from this model: {what_holds(channels)}.")
         total = terms.current() if self.target == "macs" else count_parameters(model)
         need, most = self._need(model, total), reachable(channels, terms, limits)

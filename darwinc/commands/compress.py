@@ -214,7 +214,7 @@ def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
         if dry_run or group.channels_after < group.channels_before
     ]
     terminal.show(groups_table(rows), summary_table(report))
-    for warning in report.warnings:
+    for warning in report.warnings if not terminal.quiet else ():
         terminal.warn(warning)
     if report.verify is not None:
         terminal.note(
