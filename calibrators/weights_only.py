@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from darwinc import graph
-from darwinc.axis_flow import Reader
+from darwinc.axis_record import Reader
 from darwinc.calibrators.statistics import Statistics
 from darwinc.channels import Channels
 from darwinc.fitness import ReaderStatistics

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from darwinc import graph
-from darwinc.axis_flow import FIXED, RELIED_ON, Axis, Barrier, Flow, Ids, Product, Tracked, fixed_like, is_fixed
+from darwinc.axis_flow import RELIED_ON, Flow
+from darwinc.axis_record import FIXED, Axis, Barrier, Ids, Tracked, fixed_like, is_fixed
 from darwinc.axis_rules import KEEPS_NUMBERS, RULES
+from darwinc.products import connect, settle
 from darwinc.shapes import infer
 
 Mask = npt.NDArray[np.bool_]
@@ -54,18 +54,23 @@ class ChannelGroup:
 class Channels:
     """The outcome of the analysis.
 
-    `component[id]` is the component of a position id; component 0 can't be removed.
+    Attributes:
+        component: of every position id; component 0 can't be removed.
+        owners: for every component, the units [K] that it dies with, padded with zeros. Mostly that is the component
+            itself; the weight of a head's dimension dies with the head or with the dimension.
+        count: of components, 0 included.
     """
 
     flow: Flow
     nodes: tuple[ir.Node, ...]
     component: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
     groups: tuple[ChannelGroup, ...]
     count: int
 
     def living(self, axis: Ids, dead: Mask) -> Mask:
-        """Which positions of an axis [n] live, when the components in `dead` [count] don't."""
-        return ~dead[self.component[axis]]
+        """Which positions of an axis [n] live, when the units in `dead` [count] don't."""
+        return np.asarray(~dead[self.owners[self.component[axis]]].any(axis=1))
 
     def extent(self, axis: Ids, dead: Mask) -> int:
         """How many positions of an axis live."""
@@ -122,12 +127,17 @@ def _visit(flow: Flow, node: ir.Node) -> None:
             continue
         if (node, index) not in flow.read:
             flow.block_all(tracked.axes, node, "is a parameter whose size must stay")
-        if node.op_type not in KEEPS_NUMBERS:
-            flow.rely(tracked.numbers, node)
+        if node.op_type not in KEEPS_NUMBERS and not _tells_numbers(flow, node):
+            flow.freeze(node, index, tracked)
     if any(str(output.name) not in flow.values and _is_read(output) for output in node.outputs[1:]):
         flow.barrier(node, "makes a further output that can't be followed")
     for output in node.outputs:
         _check_against_inference(flow, node, output)
+
+
+def _tells_numbers(flow: Flow, node: ir.Node) -> bool:
+    found = flow.values.get(str(node.outputs[0].name))
+    return found is not None and found.numbers is not None
 
 
 def _is_read(value: ir.Value) -> bool:
@@ -181,100 +191,34 @@ def _agree(flow: Flow) -> None:
 
 
 def _conclude(flow: Flow, nodes: tuple[ir.Node, ...]) -> Channels:
-    pending = list(flow.products)
-    while pending:
-        component, blocked = _components(flow)
-        rest = [product for product in pending if not _resolve(flow, product, component, blocked)]
-        if len(rest) == len(pending):
-            for product in rest:
-                _choose(flow, product, component)
-            break
-        pending = rest
-    component, blocked = _components(flow)
-    numbering = np.where(blocked, 0, np.cumsum(~blocked)).astype(np.int64)
-    component = numbering[component]
-    count = int(numbering.max(initial=0)) + 1
-    return Channels(flow, nodes, component, tuple(_groups(flow, component, count)), count)
+    found = settle(flow)
+    numbering = np.where(found.blocked, 0, np.cumsum(~found.blocked)).astype(np.int64)
+    component, count = numbering[found.of], int(numbering.max(initial=0)) + 1
+    owners = np.zeros((count, found.owners.shape[1]), np.int64)
+    owners[numbering[~found.blocked]] = numbering[found.owners[~found.blocked]]
+    return Channels(flow, nodes, component, owners, tuple(_groups(flow, component, owners)), count)
 
 
-def _components(flow: Flow) -> tuple[npt.NDArray[np.int64], Mask]:
-    """The component of every id, and which components must stay.
-
-    Those are the ones with a blocked position, and those that no computed value has: the kernel axes of a weight, and
-    the parameters of an operator whose rule leaves them alone.
-    """
-    if flow.ties:
-        first, second = (np.concatenate(side) for side in zip(*flow.ties, strict=True))
-        flow.ties[:] = [(first, second)]
-    else:
-        first = second = np.zeros(0, np.int64)
-    links = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(flow.count, flow.count))
-    number, labels = connected_components(links, directed=False)
-    component = labels.astype(np.int64)
-    computed = np.zeros(number, np.bool_)
-    for tracked in flow.values.values():
-        for axis in tracked.axes:
-            if axis is not None:
-                computed[component[axis]] = True
-    for product in flow.products:
-        for ids in (product.rows, product.columns, product.cells):
-            computed[component[ids]] = True
-    blocked = ~computed
-    blocked[component[FIXED]] = True
-    for barrier in flow.barriers:
-        blocked[component[barrier.ids]] = True
-    return component, blocked
-
-
-def _resolve(flow: Flow, product: Product, component: npt.NDArray[np.int64], blocked: Mask) -> bool:
-    """Where one factor can't lose anything, or cells don't differ along it, the cells follow the other factor alone."""
-    cells = component[product.cells]
-    if _cannot_lose(blocked, component[product.columns], cells.T):
-        _follow_factor(flow, product.rows, product.columns, product.cells, product.node)
-    elif _cannot_lose(blocked, component[product.rows], cells):
-        _follow_factor(flow, product.columns, product.rows, product.cells.T, product.node)
-    else:
-        return False
-    return True
-
-
-def _cannot_lose(blocked: Mask, factor: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> bool:
-    """`cells` [len(factor), other]: is every position of the factor held, by itself, by a cell, or as one of equals?"""
-    return bool(blocked[factor].all() or blocked[cells].any(axis=1).all() or (cells == cells[:1]).all())
-
-
-def _follow_factor(flow: Flow, factor: Ids, other: Ids, cells: Ids, node: ir.Node) -> None:
-    """`cells` [len(factor), len(other)] die with `factor` alone; `other` stays whole."""
-    flow.tie(np.repeat(factor, cells.shape[1]), np.ascontiguousarray(cells).ravel(), node)
-    flow.block(other, node, "splits into or merges with an axis that loses channels")
-
-
-def _choose(flow: Flow, product: Product, component: npt.NDArray[np.int64]) -> None:
-    """Both factors could lose positions: the one with more of them may, the other stays."""
-    rows, columns = (len(np.unique(component[ids])) for ids in (product.rows, product.columns))
-    if rows > columns:
-        _follow_factor(flow, product.rows, product.columns, product.cells, product.node)
-    else:
-        _follow_factor(flow, product.columns, product.rows, product.cells.T, product.node)
-
-
-def _groups(flow: Flow, component: npt.NDArray[np.int64], count: int) -> Iterator[ChannelGroup]:
+def _groups(flow: Flow, component: Ids, owners: Ids) -> Iterator[ChannelGroup]:
     """Units with the same signature, a random hash of every axis of every value and constant that they sit on."""
-    signature = _signatures(flow, component, count)
+    count = len(owners)
+    signature = _signatures(flow, component, owners)
     first_id = np.full(count, flow.count, np.int64)
-    np.minimum.at(first_id, component, np.arange(flow.count))
-    members = _members(flow, component, signature)
-    _, inverse = np.unique(signature, return_inverse=True)
-    order = np.lexsort((first_id, inverse))
-    order = order[(order != 0) & (signature[order] != 0)]
-    clusters = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1) if len(order) else []
-    clusters.sort(key=lambda units: int(first_id[units[0]]))
-    depthwise = _depthwise(flow, component, count)
+    for place in range(owners.shape[1]):
+        np.minimum.at(first_id, owners[component, place], np.arange(flow.count))
+    members = _members(flow, component, owners, signature)
+    units = np.flatnonzero((owners[:, 0] == np.arange(count)) & (signature != 0))
+    _, inverse = np.unique(signature[units], return_inverse=True)
+    units = units[np.lexsort((first_id[units], inverse))]
+    inverse = np.sort(inverse)
+    clusters = np.split(units, np.flatnonzero(np.diff(inverse)) + 1) if len(units) else []
+    clusters.sort(key=lambda cluster: int(first_id[cluster[0]]))
+    depthwise = _depthwise(flow, component, owners)
     number = 0
-    for units in clusters:
-        held = members.get(int(signature[units[0]]), ())
-        if held and len(units) > 1:
-            yield ChannelGroup(f"g{number}", units, tuple(held), bool(depthwise[units[0]]))
+    for cluster in clusters:
+        held = members.get(int(signature[cluster[0]]), ())
+        if held and len(cluster) > 1:
+            yield ChannelGroup(f"g{number}", cluster, tuple(held), bool(depthwise[cluster[0]]))
             number += 1
 
 
@@ -294,28 +238,26 @@ def _axes(flow: Flow) -> Iterator[Axis]:
         yield from use.axes
 
 
-def _signatures(flow: Flow, component: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.uint64]:
+def _signatures(flow: Flow, component: Ids, owners: Ids) -> npt.NDArray[np.uint64]:
     random = np.random.default_rng(0)
-    signature = np.zeros(count, np.uint64)
+    signature = np.zeros(len(owners), np.uint64)
     hashes: dict[int, np.uint64] = {}
     for axis in _axes(flow):
         if axis is not None and not is_fixed(axis):
             key = hashes.setdefault(id(axis), np.uint64(random.integers(1, 2**63)))
-            np.add.at(signature, component[axis], key)
+            np.add.at(signature, owners[component[axis]].ravel(), key)
     signature[0] = 0
     return signature
 
 
-def _members(
-    flow: Flow, component: npt.NDArray[np.int64], signature: npt.NDArray[np.uint64]
-) -> dict[int, list[Member]]:
+def _members(flow: Flow, component: Ids, owners: Ids, signature: npt.NDArray[np.uint64]) -> dict[int, list[Member]]:
     members: dict[int, list[Member]] = defaultdict(list)
     seen: set[tuple[str, int, int]] = set()
     for name, axes in constants(flow):
         for axis, ids in enumerate(axes):
             if is_fixed(ids):
                 continue
-            units, counts = np.unique(component[ids], return_counts=True)
+            units, counts = np.unique(owners[component[ids]], return_counts=True)
             keys, first = np.unique(signature[units], return_index=True)
             for key, place in zip(keys, first, strict=True):
                 if key and (name, axis, int(key)) not in seen:
@@ -324,18 +266,19 @@ def _members(
     return members
 
 
-def _depthwise(flow: Flow, component: npt.NDArray[np.int64], count: int) -> Mask:
-    found = np.zeros(count, np.bool_)
-    for follower in flow.followers:
-        if follower.place == "group":
-            found[component[follower.ids]] = True
+def _depthwise(flow: Flow, component: Ids, owners: Ids) -> Mask:
+    """Which units own input channels of a depthwise convolution."""
+    found = np.zeros(len(owners), np.bool_)
+    for channels in flow.depthwise:
+        found[owners[component[channels]].ravel()] = True
+    found[0] = False
     return found
 
 
 def barriers(channels: Channels) -> list[Barrier]:
     """The barriers that hold at least one position of a stored constant, in graph order, one per node and reason."""
     flow = channels.flow
-    component, _ = _components(flow)
+    component, _ = connect(flow)
     stored = np.zeros(flow.count, np.bool_)
     for _, axes in constants(flow):
         for ids in axes:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Ids, is_fixed
+from darwinc.axis_record import Ids, is_fixed
 from darwinc.channels import Channels, Mask, analyse
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
@@ -138,22 +138,25 @@ def _stored_axes(channels: Channels) -> Iterable[tuple[tuple[Ids, ...], int]]:
 class Terms:
     """Products of axis extents, kept up to date as units die.
 
-    Each axis is reduced to how many of its positions belong to each group, so that a death is a subtraction.
+    An axis is a sum of segments, each with as many positions as the product of the living units of one group, or of
+    two (heads x dimensions), says; so a death changes the extents of a few axes.
     """
 
     def __init__(self, channels: Channels, products: Iterable[tuple[tuple[Ids, ...], int]]) -> None:
         self._channels = channels
-        group_of = np.full(channels.count, -1, np.int64)
+        self._group_of = np.full(channels.count, -1, np.int64)
         for index, group in enumerate(channels.groups):
-            group_of[group.units] = index
-        self._group_of = group_of
-        self.extents: list[list[int]] = []
+            self._group_of[group.units] = index
+        self._living = [len(group) for group in channels.groups]
+        self.extents: list[list[float]] = []
         self.factors: list[int] = []
-        self.places: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
-        """group -> (term, axis, positions per unit)"""
+        self.places: dict[int, list[tuple[int, int, float, tuple[int, ...]]]] = defaultdict(list)
+        """group -> (term, axis, positions per unit and units of the other groups, those groups)"""
         self._axes: list[tuple[Ids, ...]] = []
+        self._segments: dict[int, list[tuple[tuple[int, ...], float]]] = {}
         for axes, factor in products:
             self._add(axes, factor)
+        self._segments.clear()
 
     def _add(self, axes: tuple[Ids, ...], factor: int) -> None:
         term = len(self.extents)
@@ -163,44 +166,70 @@ class Terms:
         for axis, ids in enumerate(axes):
             if is_fixed(ids):
                 continue
-            groups, counts = np.unique(self._group_of[self._channels.component[ids]], return_counts=True)
-            for group, count in zip(groups.tolist(), counts.tolist(), strict=True):
-                if group >= 0:
-                    self.places[group].append((term, axis, count // len(self._channels.groups[group])))
+            if id(ids) not in self._segments:
+                self._segments[id(ids)] = self._segments_of(ids)
+            for groups, share in self._segments[id(ids)]:
+                for group in groups:
+                    others = tuple(other for other in groups if other != group)
+                    self.places[group].append((term, axis, share, others))
+
+    def _segments_of(self, ids: Ids) -> list[tuple[tuple[int, ...], float]]:
+        """The groups that positions of an axis die with, and how many there are for each combination of units."""
+        groups = np.sort(self._group_of[self._channels.owners[self._channels.component[ids]]], axis=1)
+        if groups.shape[1] == 1:
+            kinds, counts = np.unique(groups[:, 0], return_counts=True)
+            kinds = kinds[:, None]
+        else:
+            kinds, counts = np.unique(groups, axis=0, return_counts=True)
+        found = []
+        for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True):
+            members = tuple(dict.fromkeys(group for group in kind if group >= 0))
+            units = _product(len(self._channels.groups[group]) for group in members)
+            if members:
+                found.append((members, count // units if count % units == 0 else count / units))
+        return found
 
     def total(self, dead: Mask) -> int:
-        """The sum of all products with the components in `dead` gone."""
+        """The sum of all products with the units in `dead` gone."""
         total = 0
         for axes, factor in zip(self._axes, self.factors, strict=True):
-            total += factor * _product(
-                self._channels.extent(ids, dead) if not is_fixed(ids) else len(ids) for ids in axes
+            total += factor * int(
+                _product(self._channels.extent(ids, dead) if not is_fixed(ids) else len(ids) for ids in axes)
             )
         return total
 
     def current(self) -> int:
         """The sum of all products at the present extents."""
-        return sum(factor * _product(extents) for factor, extents in zip(self.factors, self.extents, strict=True))
+        return round(
+            sum(factor * _product(extents) for factor, extents in zip(self.factors, self.extents, strict=True))
+        )
+
+    def _changes(self, group: int, units: int) -> dict[int, dict[int, float]]:
+        """By how much the extent of each axis of each term falls when `units` more units of a group die."""
+        changes: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+        for term, axis, share, others in self.places[group]:
+            changes[term][axis] += share * units * _product(self._living[other] for other in others)
+        return changes
 
     def saved(self, group: int, units: int) -> int:
         """By how much the sum falls when `units` more units of a group die."""
-        cuts: dict[int, dict[int, int]] = defaultdict(dict)
-        for term, axis, multiplicity in self.places[group]:
-            cuts[term][axis] = multiplicity * units
-        saved = 0
-        for term, axes in cuts.items():
+        saved = 0.0
+        for term, axes in self._changes(group, units).items():
             before = _product(self.extents[term])
             after = _product(extent - axes.get(axis, 0) for axis, extent in enumerate(self.extents[term]))
             saved += self.factors[term] * (before - after)
-        return saved
+        return round(saved)
 
     def remove(self, group: int, units: int) -> None:
         """Let `units` units of a group die (a negative number brings them back)."""
-        for term, axis, multiplicity in self.places[group]:
-            self.extents[term][axis] -= multiplicity * units
+        for term, axes in self._changes(group, units).items():
+            for axis, change in axes.items():
+                self.extents[term][axis] -= change
+        self._living[group] -= units
 
 
-def _product(sizes: Iterable[int]) -> int:
-    result = 1
+def _product(sizes: Iterable[float]) -> float:
+    result: float = 1
     for size in sizes:
         result *= size
     return result

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import is_fixed
+from darwinc.axis_record import is_fixed
 from darwinc.channels import Channels, Mask
 from darwinc.runtime import Feed, open_session, run
 

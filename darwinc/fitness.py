@@ -27,7 +27,8 @@ class ReaderStatistics:
     """What calibration knows of one reader (one group of a grouped convolution).
 
     Attributes:
-        units: component of each slot [S]; 0 for slots that can't die.
+        units: component of each slot [S]; 0 for slots that can't die. A component may die with one of several units
+            (`Channels.owners`).
         covariance: of the slots [S, S].
         gram: W' G W [S, S], with G the second moment of the loss gradient at the reader's output (summed over kernel
             taps where slots don't tell them apart).
@@ -66,12 +67,15 @@ class DarwinianScore:
     that peers of the dead become worth more. Sequential costs add up to the joint least-squares error.
     """
 
-    def __init__(self, readers: list[ReaderStatistics]) -> None:
-        """Take over the statistics: the list is emptied as they are inverted, because together they are large."""
-        self._readers = [_ReaderState(readers.pop(0)) for _ in range(len(readers))]
+    def __init__(self, readers: list[ReaderStatistics], owners: Indices | None = None) -> None:
+        """Take over the statistics: the list is emptied as they are inverted, because together they are large.
+
+        `owners` [count, K] are the units that each component dies with; by default each is its own.
+        """
+        self._readers = [_ReaderState.of(readers.pop(0), owners) for _ in range(len(readers))]
         self._reading: dict[int, list[_ReaderState]] = {}
         for state in self._readers:
-            for unit in np.unique(state.units[state.units > 0]).tolist():
+            for unit in np.unique(state.owners[state.owners > 0]).tolist():
                 self._reading.setdefault(unit, []).append(state)
 
     def _states(self, units: Indices) -> list[_ReaderState]:
@@ -108,7 +112,7 @@ class DarwinianScore:
 
     def age(self, units: Indices) -> int:
         """How many slots live at the readers of these units."""
-        return sum(len(state.units) for state in self._states(units))
+        return sum(len(state.owners) for state in self._states(units))
 
     def remove(self, units: Indices) -> None:
         """Downdate every reader of these units."""
@@ -117,36 +121,44 @@ class DarwinianScore:
 
 
 class _ReaderState:
-    """The living slots of one reader: `inverse` = C^-1 and `gram` = W' G W, both for inputs scaled to unit variance."""
+    """The living slots of one reader: `inverse` = C^-1 and `gram` = W' G W, both for inputs scaled to unit variance.
 
-    def __init__(self, reader: ReaderStatistics | None = None) -> None:
-        if reader is not None:
-            # A network that answers with NaN or infinity tells nothing about its channels: they count as silent.
-            covariance = np.nan_to_num(reader.covariance, nan=0.0, posinf=0.0, neginf=0.0)
-            gram = np.nan_to_num(reader.gram, nan=0.0, posinf=0.0, neginf=0.0)
-            self.units = reader.units
-            scale = deviations(covariance)
-            self.inverse = invert_correlation(covariance, scale)
-            self.gram = gram * scale[:, None] * scale[None, :]
+    `owners` [S, K] are the units that each slot dies with, padded with zeros.
+    """
+
+    def __init__(self, owners: Indices, inverse: Matrix, gram: Matrix) -> None:
+        self.owners, self.inverse, self.gram = owners, inverse, gram
+
+    @classmethod
+    def of(cls, reader: ReaderStatistics, owners: Indices | None) -> _ReaderState:
+        # A network that answers with NaN or infinity tells nothing about its channels: they count as silent.
+        covariance = np.nan_to_num(reader.covariance, nan=0.0, posinf=0.0, neginf=0.0)
+        gram = np.nan_to_num(reader.gram, nan=0.0, posinf=0.0, neginf=0.0)
+        scale = deviations(covariance)
+        inverse = invert_correlation(covariance, scale)
+        found = reader.units[:, None] if owners is None else owners[reader.units]
+        return cls(found, inverse, gram * scale[:, None] * scale[None, :])
 
     def restricted(self, units: Indices) -> _ReaderState:
         """The same state among some units only: deaths among them are exact, as downdates touch each entry alone."""
-        slots = np.flatnonzero(np.isin(self.units, units))
-        part = _ReaderState()
-        part.units = self.units[slots]
-        part.inverse = self.inverse[np.ix_(slots, slots)]
-        part.gram = self.gram[np.ix_(slots, slots)]
-        return part
+        slots = np.flatnonzero(self._of(units))
+        across = np.ix_(slots, slots)
+        return _ReaderState(self.owners[slots], self.inverse[across], self.gram[across])
+
+    def _of(self, units: Indices) -> npt.NDArray[np.bool_]:
+        """Which slots die with any of these units."""
+        return np.asarray(np.isin(self.owners, units).any(axis=1))
 
     def losses(self, units: Indices) -> Vector:
         """1/2 tr(K_BB (P_BB)^-1) of each unit [U]; zero for units that this reader doesn't read."""
-        order = np.argsort(self.units, kind="stable")
-        first = np.searchsorted(self.units[order], units)
-        counts = np.searchsorted(self.units[order], units, side="right") - first
+        flat = self.owners.ravel()
+        order = np.argsort(flat, kind="stable")
+        first = np.searchsorted(flat[order], units)
+        counts = np.searchsorted(flat[order], units, side="right") - first
         result = np.zeros(len(units))
         for size in np.unique(counts[counts > 0]).tolist():
             alike = counts == size
-            slots = order[first[alike][:, None] + np.arange(size)]
+            slots = order[first[alike][:, None] + np.arange(size)] // self.owners.shape[1]
             if size == 1:
                 slots = slots[:, 0]
                 result[alike] = 0.5 * self.gram[slots, slots] / np.maximum(self.inverse[slots, slots], LEAST)
@@ -157,7 +169,7 @@ class _ReaderState:
         return np.maximum(result, 0.0)
 
     def remove(self, units: Indices) -> None:
-        dying = np.isin(self.units, units)
+        dying = self._of(units)
         if not dying.any():
             return
         living = ~dying
@@ -171,7 +183,7 @@ class _ReaderState:
             + taken_over.T @ self.gram[np.ix_(dying, dying)] @ taken_over
         )
         self.inverse = self.inverse[np.ix_(living, living)] - across.T @ taken_over
-        self.units = self.units[living]
+        self.owners = self.owners[living]
 
 
 def _regular(blocks: Matrix) -> Matrix:

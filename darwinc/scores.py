@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from darwinc import graph
-from darwinc.axis_flow import is_fixed
+from darwinc.axis_record import is_fixed
 from darwinc.channels import Channels
 from darwinc.fitness import Indices, ReaderStatistics
-
-PRODUCERS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
-"""The weight axis along which outputs lie (Gemm's moves with transB)."""
 
 
 def random_scores(groups: Sequence[Indices], seed: int) -> dict[int, float]:
@@ -22,33 +20,37 @@ def random_scores(groups: Sequence[Indices], seed: int) -> dict[int, float]:
 
 
 def magnitude_scores(channels: Channels, power: int) -> dict[int, float]:
-    """The sum of |w|^power over the filters that make each channel."""
+    """The sum of |w|^power over the weights that make each channel: rows of matrices, not what reads the channel."""
     total = np.zeros(channels.count)
+    read = {(reader.node, reader.weight): reader.weight_axis for reader in channels.flow.readers}
     for use in channels.flow.uses:
-        if use.index != 1 or use.node.op_type not in PRODUCERS:
-            continue
+        made = [
+            axis for axis, ids in enumerate(use.axes) if not is_fixed(ids) and read.get((use.node, use.index)) != axis
+        ]
         tensor = graph.constant_tensor(use.value)
-        axis = PRODUCERS[use.node.op_type]
-        if use.node.op_type == "Gemm" and graph.integer(use.node, "transB", 0):
-            axis = 0
-        if tensor is None or axis >= len(use.axes) or is_fixed(use.axes[axis]):
+        if tensor is None or not made or sum(size > 1 for size in tensor.shape.numpy()) < 2:
             continue
         weight = np.abs(tensor.numpy().astype(np.float64)) ** power
-        np.add.at(
-            total,
-            channels.component[use.axes[axis]],
-            np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).sum(1),
-        )
+        for axis in made:
+            sums = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).sum(1)
+            _add_to_owners(total, channels.owners[channels.component[use.axes[axis]]], sums)
     return {int(unit): float(total[unit]) for group in channels.groups for unit in group.units}
 
 
-def taylor_scores(readers: Iterable[ReaderStatistics]) -> dict[int, float]:
+def _add_to_owners(total: npt.NDArray[np.float64], owners: Indices, amounts: npt.NDArray[np.float64]) -> None:
+    for place in range(owners.shape[1]):
+        np.add.at(total, owners[:, place], amounts)
+
+
+def taylor_scores(readers: Iterable[ReaderStatistics], owners: Indices) -> dict[int, float]:
     """E|sum over places of z g| of each channel: the mean over its readers, each of which saw the same gradient."""
     found: dict[int, list[float]] = {}
     for reader in readers:
         if reader.taylor is None:
             continue
-        units, inverse = np.unique(reader.positions, return_inverse=True)
-        for unit, score in zip(units.tolist(), np.bincount(inverse, reader.taylor).tolist(), strict=True):
-            found.setdefault(unit, []).append(score)
+        total = np.zeros(len(owners))
+        _add_to_owners(total, owners[reader.positions], reader.taylor)
+        units = np.unique(owners[reader.positions])
+        for unit in units[units > 0].tolist():
+            found.setdefault(unit, []).append(float(total[unit]))
     return {unit: float(np.mean(scores)) for unit, scores in found.items()}

@@ -25,6 +25,13 @@ class Shapes:
     known: Mapping[str, Shape]
     assumed: Mapping[str, Shape]
 
+    def sizes(self, name: str) -> Shape | None:
+        """The shape of a value, with symbolic sizes as assumed; None where its rank is unknown."""
+        known, assumed = self.known.get(name), self.assumed.get(name)
+        if known is None or assumed is None:
+            return known if assumed is None else assumed
+        return _sharper(assumed, known)
+
 
 def infer(model: ir.Model) -> Shapes:
     """Infer on copies; the model itself is not touched. Values of unknown rank are absent."""

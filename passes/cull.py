@@ -126,13 +126,13 @@ def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:
     readers = [reader for parts in statistics.readers.values() for reader in parts]
     statistics.readers.clear()
     if name == "darwin":
-        return DarwinianScore(readers)
+        return DarwinianScore(readers, job.channels.owners)
     if statistics.rung == "weights":
         raise UsageError(
             "The taylor fitness needs gradients, and torch has no rule for an operator of this model; use darwin, l1 "
             "or l2."
         )
-    return StaticScore(taylor_scores(readers), groups)
+    return StaticScore(taylor_scores(readers, job.channels.owners), groups)
 
 
 def eligible(channels: Channels, protect: Iterable[str], only: Iterable[str]) -> list[bool]:

@@ -12,40 +12,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import ConstantUse, Fill, Follower, Ids, is_fixed
+from darwinc.axis_record import ConstantUse, Fill, Follower, Ids, Picks, is_fixed
 from darwinc.channels import Channels, Mask
 from darwinc.console import Stage
 from darwinc.pipeline import Job, Pass
+from darwinc.shape_numbers import Number, Slot, Value
+from darwinc.zeroing import is_zeroed
 
 Array = npt.NDArray[Any]
 Kept = dict[str, dict[str, list[int]]]
-
-
-ZEROABLE: dict[str, frozenset[int]] = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization"), frozenset({1, 2})),
-    **dict.fromkeys(("MatMul", "Add", "Sub", "Mul"), frozenset({0, 1})),
-    **dict.fromkeys(
-        (
-            "Cast",
-            "CastLike",
-            "Flatten",
-            "Identity",
-            "Neg",
-            "Reshape",
-            "Slice",
-            "Split",
-            "Squeeze",
-            "Transpose",
-            "Unsqueeze",
-        ),
-        frozenset({0}),
-    ),
-    "Gemm": frozenset({0, 1, 2}),
-    "PRelu": frozenset({1}),
-    "Concat": frozenset(range(1024)),
-}
-"""The inputs whose removed positions the reference model sets to zero. Divisors, variances, bounds and the like keep
-their values: what they make of a dead channel is read through a zero weight."""
 
 
 @dataclass
@@ -104,7 +79,7 @@ class _Surgeon:
         for use in self.channels.flow.uses:
             node = self.node[use.node]
             source = graph.constant_source(node.inputs[use.index])
-            if source is not None and (not zero or use.index in ZEROABLE.get(node.op_type, ())):
+            if source is not None and (not zero or is_zeroed(node, use.index)):
                 by_source[source].append(use)
         for source, uses in by_source.items():
             self._cut_source(source, uses, zero=zero)
@@ -201,19 +176,65 @@ class _Surgeon:
                 self._set_attribute(node, follower.place, follower.element, self._extent(follower))
         self._set_splits()
         self._name_squeezed_axes()
+        for key in self.channels.flow.frozen:
+            if key in self.channels.flow.slots:
+                stored[self.node[key[0]], key[1]]
         by_source: dict[ir.Value, list[tuple[ir.Node, int, Array]]] = defaultdict(list)
+        slots = {(self.node[node], index): slot for (node, index), slot in self.channels.flow.slots.items()}
         for (node, index), followers in stored.items():
-            source, tensor = graph.constant_source(node.inputs[index]), graph.constant_tensor(node.inputs[index])
-            if source is None or tensor is None:
+            slot = slots.get((node, index))
+            array = self._numbers(node, index, followers, slot)
+            if slot is not None:
+                self._write_down(node, index, slot, array)
                 continue
-            array = tensor.numpy().copy()
-            flat = array.reshape(-1)
-            for follower in followers:
-                flat[int(follower.element or 0)] = self._extent(follower)
-            if not np.array_equal(array, tensor.numpy()):
+            source, tensor = graph.constant_source(node.inputs[index]), graph.constant_tensor(node.inputs[index])
+            if source is not None and tensor is not None and not np.array_equal(array, tensor.numpy()):
                 by_source[source].append((node, index, array))
+        for picks in self.channels.flow.picks:
+            self._count_anew(picks, by_source)
         for source, changes in by_source.items():
             self._set_integers(source, changes)
+
+    def _numbers(self, node: ir.Node, index: int, followers: list[Follower], slot: Slot | None) -> Array:
+        """The numbers at an input, with those that count positions at their new values."""
+        tensor = graph.constant_tensor(node.inputs[index]) if slot is None else None
+        array = slot.array() if slot is not None else np.array(tensor.numpy()) if tensor is not None else np.zeros(0)
+        flat = array.reshape(-1)
+        for follower in followers:
+            flat[int(follower.element or 0)] = self._extent(follower)
+        return array
+
+    def _write_down(self, node: ir.Node, index: int, slot: Slot, array: Array) -> None:
+        """Store numbers that were computed, where what they were computed from has changed."""
+        if any(self._computed(number) != wanted for number, wanted in zip(slot.numbers, array.flat, strict=True)):
+            self._add_input(node, index, f"input{index}", array)
+
+    def _computed(self, number: Number) -> Value | None:
+        """What the graph computes for a number by itself; None where that is hard to say."""
+        if number.axis is not None:
+            return self.channels.extent(number.axis, self.dead)
+        changed = any(
+            root is not None and not is_fixed(root) and not self.channels.living(root, self.dead).all()
+            for root in number.roots
+        )
+        return None if changed else number.value
+
+    def _count_anew(self, picks: Picks, by_source: dict[ir.Value, list[tuple[ir.Node, int, Array]]]) -> None:
+        """A list of indices loses the dead, and points at the same channels as before."""
+        living = self.channels.living(picks.before, self.dead)
+        if living.all():
+            return
+        node = self.node[picks.node]
+        source, tensor = (
+            graph.constant_source(node.inputs[picks.index]),
+            graph.constant_tensor(node.inputs[picks.index]),
+        )
+        if source is None or tensor is None:
+            return
+        stored = tensor.numpy()
+        place = np.cumsum(living) - 1
+        chosen = place[picks.chosen[living[picks.chosen]]].astype(stored.dtype)
+        by_source[source].append((node, picks.index, chosen.reshape(-1 if stored.ndim else ())))
 
     def _shrinks(self, original: ir.Node) -> bool:
         """Does the first input of a node lose positions? Where it doesn't, bounds from the end may stay as written."""
@@ -225,7 +246,7 @@ class _Surgeon:
         )
 
     def _extent(self, follower: Follower) -> int:
-        return self.channels.extent(follower.ids, self.dead)
+        return self.channels.extent(follower.ids, self.dead) // follower.divisor
 
     def _set_attribute(self, node: ir.Node, name: str, element: int | None, number: int) -> None:
         if element is None:
@@ -251,7 +272,7 @@ class _Surgeon:
                 node.attributes["split"] = ir.AttrInt64s("split", numbers)
                 continue
             node.attributes.pop("num_outputs", None)
-            self._add_input(node, 1, "split", numbers)
+            self._add_input(node, 1, "split", np.asarray(numbers, np.int64))
 
     def _name_squeezed_axes(self) -> None:
         """A Squeeze that names no axes would take an axis with one channel left along."""
@@ -266,13 +287,14 @@ class _Surgeon:
             if self.channels.flow.opset < 13:
                 node.attributes["axes"] = ir.AttrInt64s("axes", single)
             else:
-                self._add_input(node, 1, "axes", single)
+                self._add_input(node, 1, "axes", np.asarray(single, np.int64))
 
-    def _add_input(self, node: ir.Node, index: int, what: str, numbers: list[int]) -> None:
-        """Write down, in a constant of its own, what was implied."""
-        node.resize_inputs(index + 1)
+    def _add_input(self, node: ir.Node, index: int, what: str, numbers: Array) -> None:
+        """Write down, in a constant of its own, what was implied or computed."""
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
         name = f"darwinc/{graph.label(node)}/{what}"
-        node.replace_input_with(index, self._initializer(name, np.asarray(numbers, np.int64)))
+        node.replace_input_with(index, self._initializer(name, numbers))
 
     def _set_integers(self, source: ir.Value, changes: list[tuple[ir.Node, int, Array]]) -> None:
         alike = all(np.array_equal(array, changes[0][2]) for _, _, array in changes)

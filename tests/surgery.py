@@ -63,9 +63,14 @@ def dead_positions(channels: Channels, removed: Mapping[str, Sequence[int]]) -> 
         name, _, axis = place.partition(":")
         fills = [fill.axes for fill in channels.flow.fills if fill.node.outputs[0].name == name]
         axes = next((use.axes for use in channels.flow.uses if use.value.name == name), None) or fills[0]
-        components = channels.component[axes[int(axis or 0)][list(positions)]]
-        assert components.all(), f"{place} can't lose {list(positions)}"
-        dead[components] = True
+        owners = channels.owners[channels.component[axes[int(axis or 0)]]]
+        assert owners[list(positions)].any(axis=1).all(), f"{place} can't lose {list(positions)}"
+        wanted = np.isin(np.arange(len(owners)), list(positions))
+        for unit in np.unique(owners[list(positions)]).tolist():
+            own = (owners == unit).any(axis=1)
+            shared = (owners[own] > 0).sum(axis=1).max() > 1
+            dead[unit] |= unit > 0 and bool(wanted[own].all() if shared else wanted[own].any())
+        assert not channels.living(axes[int(axis or 0)], dead)[wanted].any(), f"{place} can't lose {list(positions)}"
     return dead
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-import darwinc.channels as module
+from darwinc import products
 from darwinc.axis_flow import Flow
 from darwinc.channels import Channels, Mask, Member, analyse, barriers
 from tests.surgery import parse
@@ -94,8 +94,9 @@ def test_a_shared_vector_is_a_member_of_both_groups_and_couples_neither() -> Non
 
 def test_ids_count_up_in_graph_order() -> None:
     channels = analyse(ir.from_proto(chain(5)))
-    assert [group.id for group in channels.groups] == ["g0", "g1", "g2", "g3", "g4"]
-    assert [group.members[0] for group in channels.groups] == [Member(f"w{k}", 0, 2) for k in range(5)]
+    assert [group.id for group in channels.groups] == [f"g{k}" for k in range(10)]
+    pairs = {frozenset(group.members[0] for group in channels.groups[k : k + 2]) for k in range(0, 10, 2)}
+    assert pairs == {frozenset({Member(f"w{k}", 0, 2), Member(f"w{k}", 0, 4)}) for k in range(5)}, "places and halves"
     assert all((np.diff(group.units) > 0).all() for group in channels.groups)
 
 
@@ -103,7 +104,9 @@ def test_living_and_extent_count_what_is_left() -> None:
     channels = analyse(ir.from_proto(chain(2)))
     axis = channels.flow.uses[0].axes[0]
     dead = channels.nobody()
-    dead[channels.component[axis[[1, 3]]]] = True
+    one, three = channels.owners[channels.component[axis[[1, 3]]]]
+    dead[np.intersect1d(one, channels.owners[channels.component[axis[5]]])] = True
+    dead[np.intersect1d(three, channels.owners[channels.component[axis[7]]])] = True
     assert channels.living(axis, dead).tolist() == [True, False, True, False] * 2, "the shuffle ties the two halves"
     assert channels.extent(axis, dead) == 4
     assert not channels.nobody().any()
@@ -183,13 +186,13 @@ def test_the_record_grows_linearly_with_the_graph() -> None:
 
 def test_products_of_a_long_chain_of_shuffles_resolve_in_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds: list[Flow] = []
-    plain = module._components
+    plain = products.connect
 
     def counted(flow: Flow) -> tuple[npt.NDArray[np.int64], Mask]:
         rounds.append(flow)
         return plain(flow)
 
-    monkeypatch.setattr(module, "_components", counted)
+    monkeypatch.setattr(products, "connect", counted)
     counts = []
     for length in (5, 20, 40):
         rounds.clear()
@@ -209,4 +212,4 @@ def test_large_weights_are_not_read() -> None:
         if name == "w1" and value.const_value is not None:
             shape = ir.Shape(value.const_value.shape.numpy())
             value.const_value = ir.LazyTensor(refuse, ir.DataType.FLOAT, shape, name=name)
-    assert len(analyse(model).groups) == 2
+    assert len(analyse(model).groups) == 4

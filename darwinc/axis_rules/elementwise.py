@@ -2,44 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from darwinc.axis_flow import Axis, Flow, fixed, is_fixed
+from darwinc import graph
+from darwinc.axis_flow import Flow
+from darwinc.axis_record import Axis, Tracked, fixed, is_fixed
+from darwinc.shape_numbers import ARITHMETIC, Slot, compute
 
-LINEAR = frozenset({"Identity", "Neg", "Mul", "Add", "Sub", "Cast", "CastLike"})
-"""Elementwise operators that keep weights weights: what is zero in every operand stays zero."""
+UNKNOWN = "the shape of its input is unknown"
+NOT_AT_ZERO = "isn't defined for the zeros of removed channels"
 
-ADDING = frozenset({"Add", "Sub"})
-"""Of those, the ones where what is broadcast (and so isn't zero anywhere) would spoil the zeros."""
+KEEPS_ZERO = frozenset({
+    "Abs", "Asin", "Asinh", "Atan", "Atanh", "Cast", "CastLike", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu",
+    "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Shrink", "Sign", "Sin", "Sinh",
+    "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+    "Dropout", "QuickGelu", "FastGelu", "BiasGelu", "BiasAdd",
+})  # fmt: skip
+"""Of one operand: f(0) = 0."""
+
+ADDING = frozenset({"Add", "Sub", "Sum", "Mean", "Max", "Min", "Or", "Xor", "Where", "BiasGelu", "FastGelu", "BiasAdd"})
+"""Zero where all operands are."""
+
+FACTORS = frozenset({"Mul", "And", "PRelu"})
+"""Zero where any operand is."""
+
+UNDEFINED_AT_ZERO = frozenset({"Log", "Reciprocal"})
 
 
 def elementwise(flow: Flow, node: ir.Node) -> None:
     """Any number of operands, broadcast against each other as numpy does."""
     inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
-    operands = [flow.tracked(node, index) for index, value in enumerate(inputs) if value is not None]
-    if not operands or any(operand is None for operand in operands):
-        flow.barrier(node, "the shape of its input is unknown")
-        return
+    places = [index for index, value in enumerate(inputs) if value is not None]
+    operands = [flow.tracked(node, index) for index in places]
     tracked = [operand for operand in operands if operand is not None]
-    numbers = tracked[0].numbers if node.op_type in ("Identity", "Cast") else None
+    if not tracked or len(tracked) < len(operands):
+        flow.barrier(node, UNKNOWN)
+        return
+    if _computes_numbers(flow, node, places, tracked):
+        return
     axes = broadcast(flow, node, [operand.axes for operand in tracked])
-    weight = node.op_type in LINEAR and all(operand.weight for operand in tracked)
-    if node.op_type in ADDING:
-        weight = weight and all(_lengths(operand.axes) == _lengths(axes) for operand in tracked)
+    silent = _silence(flow, node, tracked, axes)
     for output in range(len(node.outputs)):
-        flow.put(node, axes, output=output, weight=weight, numbers=numbers)
+        flow.put(node, axes, output=output, silent=silent)
+
+
+def _computes_numbers(flow: Flow, node: ir.Node, places: Sequence[int], operands: Sequence[Tracked]) -> bool:
+    """Shape arithmetic: numbers in, numbers out, as far as they can be followed."""
+    if any(operand.numbers is None or operand.dtype is None for operand in operands):
+        return False
+    if all(operand.constant and operand.dtype is not None and operand.dtype.kind == "f" for operand in operands):
+        return False
+    known = [(operand, operand.numbers or ()) for operand in operands]
+    if node.op_type in ("Identity", "Cast"):
+        operand, numbers = known[0]
+        dtype = operand.dtype if node.op_type == "Identity" else _cast_type(node)
+        flow.put(node, operand.axes, numbers=numbers, dtype=dtype)
+        return True
+    if node.op_type not in ARITHMETIC:
+        return False
+    slots = [_slot(flow, node, index, operand) for index, operand in zip(places, operands, strict=True)]
+    result = compute(node.op_type, [slot for slot in slots if slot is not None]) if None not in slots else None
+    if result is None:
+        return False
+    flow.put(node, tuple(fixed(size) for size in result.shape), numbers=result.numbers, dtype=result.dtype)
+    return True
+
+
+def _slot(flow: Flow, node: ir.Node, index: int, operand: Tracked) -> Slot | None:
+    numbers = flow.writable(node, index, operand)
+    if numbers is None or operand.dtype is None or any(number.value is None for number in numbers):
+        return None
+    return Slot(numbers, tuple(len(ids) for ids in operand.axes if ids is not None), operand.dtype)
+
+
+def _cast_type(node: ir.Node) -> np.dtype[np.generic]:
+    return ir.DataType(graph.integer(node, "to", 1)).numpy()
+
+
+def _silence(flow: Flow, node: ir.Node, operands: Sequence[Tracked], axes: Sequence[Axis]) -> list[bool]:
+    """On which axes removed positions are zero in the result, given where they are in the operands."""
+    silent = []
+    for place in range(-len(axes), 0):
+        found = [_silent_at(operand, place, axes[place]) for operand in operands]
+        silent.append(_combined(flow, node, found, axes[place]))
+    return silent
+
+
+def _silent_at(operand: Tracked, place: int, axis: Axis) -> bool:
+    """Is an operand zero at removed positions of an axis of the result? What is broadcast along it isn't."""
+    if len(operand.axes) < -place or axis is None:
+        return False
+    own = operand.axes[place]
+    return own is not None and len(own) == len(axis) and operand.is_silent(len(operand.axes) + place)
+
+
+def _combined(flow: Flow, node: ir.Node, found: Sequence[bool], axis: Axis) -> bool:
+    op_type = node.op_type
+    if op_type == "Div":
+        if found[1] and not is_fixed(axis):
+            flow.block(axis, node, NOT_AT_ZERO)
+        return found[0]
+    if op_type in UNDEFINED_AT_ZERO:
+        if found[0] and not is_fixed(axis):
+            flow.block(axis, node, NOT_AT_ZERO)
+        return False
+    if op_type == "Pow":
+        return _raised(flow, node, found[0], axis)
+    if op_type == "Where":
+        return found[1] and found[2]
+    if op_type in ADDING:
+        return all(found)
+    return any(found) if op_type in FACTORS else op_type in KEEPS_ZERO and all(found)
+
+
+def _raised(flow: Flow, node: ir.Node, silent: bool, axis: Axis) -> bool:
+    exponent = flow.stored(node, 1)
+    if silent and (exponent is None or bool((exponent <= 0).any())) and not is_fixed(axis):
+        flow.block(axis, node, NOT_AT_ZERO)
+    return silent
+
+
+def clip(flow: Flow, node: ir.Node) -> None:
+    """Like its first input; zeros stay where they lie between the bounds, which are scalars."""
+    data = flow.tracked(node, 0)
+    if data is None:
+        flow.barrier(node, UNKNOWN)
+        return
+    silent = data.all_silent() if _clips_around_zero(flow, node) else ()
+    flow.put(node, data.axes, silent=silent)
+
+
+def _clips_around_zero(flow: Flow, node: ir.Node) -> bool:
+    if flow.opset < 11:
+        low, high = (node.attributes.get(name) for name in ("min", "max"))
+        return (low is None or low.as_float() <= 0) and (high is None or high.as_float() >= 0)
+    return _bound(flow, node, 1, lambda low: low <= 0) and _bound(flow, node, 2, lambda high: high >= 0)
+
+
+def _bound(flow: Flow, node: ir.Node, index: int, holds: Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]]) -> bool:
+    if len(node.inputs) <= index or node.inputs[index] is None:
+        return True
+    stored = flow.stored(node, index)
+    return stored is not None and bool(np.all(holds(stored)))
 
 
 def first_only(flow: Flow, node: ir.Node) -> None:
-    """Like its first input; further inputs are scalars (Dropout, Clip before and after opset 11)."""
+    """Like its first input; further inputs are scalars (Dropout)."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, "the shape of its input is unknown")
+        flow.barrier(node, UNKNOWN)
         return
     for output in range(len(node.outputs)):
-        flow.put(node, data.axes, output=output)
+        flow.put(node, data.axes, output=output, silent=data.all_silent())
 
 
 def broadcast(flow: Flow, node: ir.Node, operands: Sequence[Sequence[Axis]]) -> tuple[Axis, ...]:
@@ -50,10 +169,6 @@ def broadcast(flow: Flow, node: ir.Node, operands: Sequence[Sequence[Axis]]) -> 
         meeting = [axes[place] for axes in operands if len(axes) >= -place]
         result.append(_merge(flow, node, meeting))
     return tuple(result)
-
-
-def _lengths(axes: Sequence[Axis]) -> list[int | None]:
-    return [None if ids is None else len(ids) for ids in axes]
 
 
 def _merge(flow: Flow, node: ir.Node, meeting: Sequence[Axis]) -> Axis:
@@ -74,12 +189,14 @@ def per_channel(flow: Flow, node: ir.Node) -> None:
     """BatchNormalization and InstanceNormalization: every parameter [C] belongs to axis 1 of the data."""
     data = flow.tracked(node, 0)
     if data is None or len(data.axes) < 2:
-        flow.barrier(node, "the shape of its input is unknown")
+        flow.barrier(node, UNKNOWN)
         return
+    silent = True
     for index in range(1, len(node.inputs)):
-        parameter = flow.axes(node, index)
+        parameter = flow.tracked(node, index)
         if parameter is not None:
-            flow.tie(parameter[0], data.axes[1], node)
+            flow.tie(parameter.axes[0], data.axes[1], node)
+            silent = silent and (index > 2 or parameter.is_silent(0))
     if node.op_type == "InstanceNormalization":
         flow.block_all(data.axes[2:], node, "averages over this axis")
-    flow.put(node, data.axes)
+    flow.put(node, data.axes, silent=(False, silent))

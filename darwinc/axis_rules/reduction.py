@@ -2,41 +2,75 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow, fixed, fixed_like
+from darwinc.axis_flow import Flow
+from darwinc.axis_record import Follower, Ids, Tracked, fixed, fixed_like
+from darwinc.shape_numbers import Number
 
 UNKNOWN = "the shape of its input is unknown"
+
+SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
+"""Zeros add nothing to these."""
+ZERO_OF_ZEROS = SUMS | {"ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"}
 
 
 def pooling(flow: Flow, node: ir.Node) -> None:
     """MaxPool, AveragePool, LpPool and their global forms: batch and channels pass, the rest is pooled."""
-    axes = flow.axes(node, 0)
+    data = flow.tracked(node, 0)
     sizes = flow.shape(node.outputs[0])
-    if axes is None or len(axes) < 2:
+    if data is None or len(data.axes) < 2:
         flow.barrier(node, UNKNOWN)
         return
+    axes = data.axes
     flow.block_all(axes[2:], node, "pools over this axis")
-    flow.put(node, (*axes[:2], *(fixed_like(sizes[2:]) if sizes else (None,) * (len(axes) - 2))))
+    flow.put(
+        node,
+        (*axes[:2], *(fixed_like(sizes[2:]) if sizes else (None,) * (len(axes) - 2))),
+        silent=data.all_silent()[:2],
+    )
     if len(node.outputs) > 1 and node.outputs[1].uses():
         flow.block(axes[1], node, "hands out indices into the whole tensor")
         flow.put(node, fixed_like(sizes or ()), output=1)
 
 
 def reduction(flow: Flow, node: ir.Node) -> None:
-    """Reduce* and ArgMax/ArgMin: the reduced axes must stay whole, the others pass."""
-    axes = flow.axes(node, 0)
-    reduced = _reduced_axes(flow, node, len(axes)) if axes is not None else None
-    if axes is None or reduced is None:
-        flow.barrier(node, "the axes it reduces are unknown" if axes is not None else UNKNOWN)
+    """Reduce* and ArgMax/ArgMin: the others pass; the reduced axes must stay whole, but for sums over zeros."""
+    data = flow.tracked(node, 0)
+    reduced = _reduced_axes(flow, node, len(data.axes)) if data is not None else None
+    if data is None or reduced is None:
+        flow.barrier(node, "the axes it reduces are unknown" if data is not None else UNKNOWN)
+        return
+    if data.numbers is not None and node.op_type in ("ReduceProd", "ReduceSum") and len(data.axes) == 1:
+        _reduce_numbers(flow, node, data)
         return
     keep = graph.integer(node, "keepdims", 1)
     for axis in reduced:
-        flow.block(axes[axis], node, "reduces over this axis")
+        if node.op_type not in SUMS or not data.is_silent(axis):
+            flow.block(data.axes[axis], node, "reduces over this axis")
+    left = [axis for axis in range(len(data.axes)) if keep or axis not in reduced]
+    zero = node.op_type in ZERO_OF_ZEROS
     flow.put(
-        node, [fixed(1) if axis in reduced else ids for axis, ids in enumerate(axes) if keep or axis not in reduced]
+        node,
+        [fixed(1) if axis in reduced else data.axes[axis] for axis in left],
+        silent=[zero and axis not in reduced and data.is_silent(axis) for axis in left],
     )
+
+
+def _reduce_numbers(flow: Flow, node: ir.Node, data: Tracked) -> None:
+    """The number of elements of a shape, say."""
+    numbers = data.numbers or ()
+    values = [int(number.value) for number in numbers if number.value is not None]
+    roots = tuple(root for number in numbers for root in (*number.roots, number.axis) if root is not None)
+    total = math.prod(values) if node.op_type == "ReduceProd" else sum(values)
+    value = total if len(values) == len(numbers) else None
+    made = Number(value, roots=roots, varies=any(number.varies for number in numbers))
+    axes = (fixed(1),) if graph.integer(node, "keepdims", 1) else ()
+    flow.put(node, axes, numbers=(made,), dtype=data.dtype)
 
 
 def _reduced_axes(flow: Flow, node: ir.Node, rank: int) -> set[int] | None:
@@ -66,31 +100,75 @@ def softmax(flow: Flow, node: ir.Node) -> None:
 
 def along_axis(flow: Flow, node: ir.Node) -> None:
     """TopK, CumSum, LpNormalization: elements of one axis depend on each other, the other axes pass."""
-    axes = flow.axes(node, 0)
-    if axes is None:
+    data = flow.tracked(node, 0)
+    if data is None:
         flow.barrier(node, UNKNOWN)
         return
     known = flow.known(node, 1) if node.op_type == "CumSum" else [graph.integer(node, "axis", -1)]
     if known is None:
         flow.barrier(node, "the axis it works along is unknown")
         return
+    axes = data.axes
     axis = known[0] % len(axes)
     flow.block(axes[axis], node, "works along this axis")
+    silent = [node.op_type == "CumSum" and place != axis and data.is_silent(place) for place in range(len(axes))]
     for output, value in enumerate(node.outputs):
         sizes = flow.shape(value)
         along = fixed(sizes[axis] or 1) if sizes is not None and sizes[axis] is not None else None
-        flow.put(node, (*axes[:axis], along, *axes[axis + 1 :]), output=output)
+        flow.put(node, (*axes[:axis], along, *axes[axis + 1 :]), output=output, silent=silent)
 
 
-def whole_channels(flow: Flow, node: ir.Node) -> None:
-    """LRN and GroupNormalization look across channels; LayerNormalization across its trailing axes."""
-    axes = flow.axes(node, 0)
-    if axes is None:
+def trailing_axes(flow: Flow, node: ir.Node) -> None:
+    """LayerNormalization and RMSNormalization normalise over all axes from one on, which must stay whole."""
+    data = flow.tracked(node, 0)
+    if data is None:
         flow.barrier(node, UNKNOWN)
         return
-    first = (
-        graph.integer(node, "axis", -1) % len(axes) if node.op_type in ("LayerNormalization", "RMSNormalization") else 1
-    )
-    flow.block_all(axes[first:], node, "normalises over this axis")
+    first = graph.integer(node, "axis", -1) % len(data.axes)
+    flow.block_all(data.axes[first:], node, "normalises over this axis")
     for output in range(len(node.outputs)):
-        flow.put(node, axes if output == 0 else fixed_like(flow.shape(node.outputs[output]) or ()), output=output)
+        axes = data.axes if output == 0 else (*data.axes[:first], *(fixed(1) for _ in data.axes[first:]))
+        flow.put(node, axes, output=output)
+
+
+def across_channels(flow: Flow, node: ir.Node) -> None:
+    """LRN looks across neighbouring channels, MeanVarianceNormalization across the axes it names."""
+    data = flow.tracked(node, 0)
+    if data is None:
+        flow.barrier(node, UNKNOWN)
+        return
+    axes = [1] if node.op_type == "LRN" else (graph.integers(node, "axes") or [0, 2, 3])
+    for axis in axes:
+        flow.block(data.axes[axis], node, "normalises over this axis")
+    flow.put(node, data.axes)
+
+
+def group_normalization(flow: Flow, node: ir.Node) -> None:
+    """GroupNormalization: whole groups of channels go. Before opset 21 scale and bias [G] are per group."""
+    data = flow.tracked(node, 0)
+    groups = graph.integer(node, "num_groups", 1)
+    if data is None or len(data.axes) < 2 or data.axes[1] is None:
+        flow.barrier(node, UNKNOWN)
+        return
+    channels = data.axes[1]
+    flow.block_all(data.axes[2:], node, "averages over this axis")
+    rows = _tied_groups(flow, node, channels, groups)
+    silent = True
+    for index in (1, 2):
+        parameter = flow.tracked(node, index)
+        if parameter is not None:
+            flow.tie(parameter.axes[0], rows if flow.opset < 21 else channels, node)
+            silent = silent and parameter.is_silent(0)
+    flow.put(node, data.axes, silent=(False, silent))
+
+
+def _tied_groups(flow: Flow, node: ir.Node, channels: Ids, groups: int) -> Ids:
+    """The first channel of every group; the others are tied to it, and the number of groups follows."""
+    cells = channels.reshape(groups, -1)
+    first = np.ascontiguousarray(cells[:, 0])
+    if groups == 1:
+        flow.block(channels, node, "normalises over this axis")
+        return first
+    flow.tie(np.repeat(first, cells.shape[1] - 1), np.ascontiguousarray(cells[:, 1:]).ravel(), node)
+    flow.followers.append(Follower(node, "num_groups", None, first))
+    return first

@@ -8,7 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import FIXED, Axis, Flow, Ids, Number, fixed, fixed_like, is_fixed
+from darwinc.axis_flow import Flow
+from darwinc.axis_record import FIXED, Axis, Ids, fixed, fixed_like, is_fixed
+from darwinc.shape_numbers import Number
 
 UNKNOWN = "the shape of its input is unknown"
 
@@ -21,18 +23,20 @@ def flatten(flow: Flow, node: ir.Node) -> None:
         return
     axis = graph.integer(node, "axis", 1)
     axis = axis + len(data.axes) if axis < 0 else axis
-    flow.put(node, (_merge(flow, node, data.axes[:axis]), _merge(flow, node, data.axes[axis:])), weight=data.weight)
+    halves = (data.axes[:axis], data.axes[axis:])
+    silent = data.all_silent()
+    flow.put(node, [_merge(flow, node, half) for half in halves], silent=(all(silent[:axis]), all(silent[axis:])))
 
 
 def reshape(flow: Flow, node: ir.Node) -> None:
-    """Blocks of axes with equal products are followed through; stored sizes follow their axes."""
+    """Blocks of axes with equal products are followed through; sizes follow their axes."""
     data = flow.tracked(node, 0)
     sizes = flow.shape(node.outputs[0])
     if data is None or sizes is None:
         flow.barrier(node, UNKNOWN)
         return
     if data.numbers is not None and len(sizes) <= 1:
-        flow.put(node, data.axes if sizes else (), numbers=data.numbers, weight=data.weight)
+        flow.put(node, data.axes if sizes else (), numbers=data.numbers, dtype=data.dtype)
         return
     numbers = flow.numbers(node, 1)
     blocks = _blocks([None if ids is None else len(ids) for ids in data.axes], sizes)
@@ -40,10 +44,13 @@ def reshape(flow: Flow, node: ir.Node) -> None:
         flow.barrier(node, "rearranges axes of unknown size")
         return
     result: list[Axis] = []
+    silent: list[bool] = []
     for old, new in blocks:
-        result.extend(_through(flow, node, data.axes[old], sizes[new]))
+        axes = _through(flow, node, data.axes[old], sizes[new])
+        result.extend(axes)
+        silent.extend([all(data.all_silent()[old])] * len(axes))
     _follow(flow, node, data.axes, result, numbers)
-    flow.put(node, result, weight=data.weight)
+    flow.put(node, result, silent=silent)
 
 
 def _blocks(old: Sequence[int | None], new: Sequence[int | None]) -> list[tuple[slice, slice]] | None:
@@ -99,12 +106,41 @@ class _Run:
 def _through(flow: Flow, node: ir.Node, old: Sequence[Axis], new: Sequence[int | None]) -> list[Axis]:
     if len(old) == 1 and len(new) == 1:
         return [old[0]]
-    merged = _merge(flow, node, old)
     sizes = [size for size in new if size is not None]
+    known = [ids for ids in old if ids is not None]
+    factors = _factors([len(ids) for ids in known], sizes) if (len(known), len(sizes)) == (len(old), len(new)) else None
+    if factors is not None:
+        parts = [part for ids, split in zip(known, factors[0], strict=True) for part in _split(flow, node, ids, split)]
+        taken = iter(parts)
+        return [_merge(flow, node, [next(taken) for _ in merged]) for merged in factors[1]]
+    merged = _merge(flow, node, old)
     if merged is None or len(sizes) < len(new):
         flow.block(merged, node, "is merged with an axis of unknown size")
         return list(fixed_like(new))
     return _split(flow, node, merged, sizes)
+
+
+def _factors(old: Sequence[int], new: Sequence[int]) -> tuple[list[list[int]], list[list[int]]] | None:
+    """Factors that make up both shapes, by axis of each; None where their boundaries don't nest."""
+    splits: list[list[int]] = [[] for _ in old]
+    merges: list[list[int]] = [[] for _ in new]
+    i = j = 0
+    left, right = (old[0] if old else 1), (new[0] if new else 1)
+    while i < len(old) and j < len(new):
+        factor = min(left, right)
+        if factor == 0 or left % factor or right % factor:
+            return None
+        splits[i].append(factor)
+        merges[j].append(factor)
+        left, right = left // factor, right // factor
+        # An axis of one position ends where its neighbour does, so that every axis has a factor.
+        step_i, step_j = left == 1, right == 1
+        i, j = i + step_i, j + step_j
+        left = old[i] if step_i and i < len(old) else left
+        right = new[j] if step_j and j < len(new) else right
+    if any(size != 1 for size in (*old[i:], *new[j:])):
+        return None
+    return splits, merges
 
 
 def _merge(flow: Flow, node: ir.Node, axes: Sequence[Axis]) -> Axis:

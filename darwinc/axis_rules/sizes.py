@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Axis, Fill, Flow, Number, fixed, fixed_like
+from darwinc.axis_flow import Flow
+from darwinc.axis_record import Axis, Fill, Picks, Tracked, fixed, fixed_like, is_fixed
+from darwinc.shape_numbers import Number
 
 UNKNOWN = "the shape of its input is unknown"
+INT64 = np.dtype(np.int64)
 
 
 def shape(flow: Flow, node: ir.Node) -> None:
     """The sizes of the axes, which follow them by themselves."""
-    axes = flow.axes(node, 0)
+    axes, value = flow.axes(node, 0), node.inputs[0]
     if axes is None:
         flow.barrier(node, UNKNOWN)
         return
-    numbers = tuple(Number(None if ids is None else len(ids), None, ids) for ids in axes)
+    numbers = tuple(
+        Number(None if ids is None else len(ids), axis=ids, varies=flow.varies(value, place))
+        for place, ids in enumerate(axes)
+    )
     numbers = numbers[graph.integer(node, "start", 0) : graph.integer(node, "end", len(axes))]
-    flow.put(node, (fixed(len(numbers)),), numbers=numbers)
+    flow.put(node, (fixed(len(numbers)),), numbers=numbers, dtype=INT64)
+
+
+def size(flow: Flow, node: ir.Node) -> None:
+    """The number of elements."""
+    axes, value = flow.axes(node, 0), node.inputs[0]
+    if axes is None:
+        flow.barrier(node, UNKNOWN)
+        return
+    known = [len(ids) for ids in axes if ids is not None]
+    varies = any(flow.varies(value, place) for place in range(len(axes)))
+    total = math.prod(known) if len(known) == len(axes) else None
+    flow.put(node, (), numbers=(Number(total, roots=axes, varies=varies),), dtype=INT64)
 
 
 def constant_of_shape(flow: Flow, node: ir.Node) -> None:
@@ -34,39 +54,82 @@ def constant_of_shape(flow: Flow, node: ir.Node) -> None:
         for number, ids in zip(numbers, stored, strict=True):
             flow.follow(number, ids, node)
         flow.fills.append(Fill(node, tuple(stored)))
-        flow.put(node, stored, weight=True)
+        value = node.attributes.get("value")
+        fill = 0.0 if value is None else value.as_tensor().numpy().ravel()[0]
+        # Small fills of whole numbers are shapes in the making.
+        number = Number(fill.item() if isinstance(fill, np.generic) else fill)
+        listed = value is not None and value.as_tensor().dtype == ir.DataType.INT64 and len(stored) == 1
+        many = (number,) * len(stored[0]) if listed and stored and len(stored[0]) <= 64 else None
+        flow.put(node, stored, silent=(True,) * len(stored), numbers=many, dtype=INT64 if listed else None)
         return
     axes: list[Axis] = []
     for number, size in zip(numbers, sizes, strict=False):
-        if number.axis is None:
+        if number.axis is None or (number.origin is not None and not is_fixed(number.axis)):
             flow.rely([number], node)
-        axes.append(number.axis if number.axis is not None else fixed_like((size,))[0])
+            axes.append(fixed_like((size,))[0])
+        else:
+            axes.append(number.axis)
     flow.put(node, axes)
 
 
 def gather(flow: Flow, node: ir.Node) -> None:
-    """Picks along one axis, which must stay whole; the others pass. Picking from a shape picks its numbers."""
+    """Picks along one axis, by stored indices where channels may go from it; the other axes pass."""
     data, indices = flow.tracked(node, 0), flow.tracked(node, 1)
     if data is None or indices is None:
         flow.barrier(node, UNKNOWN)
         return
     axis = graph.integer(node, "axis", 0) % max(len(data.axes), 1)
-    flow.block(data.axes[axis], node, "picks channels by index")
-    flow.block_all(indices.axes, node, "picks channels by index")
-    chosen, numbers = flow.known(node, 1), None
-    if data.numbers is not None and chosen is not None:
-        numbers = tuple(data.numbers[place] for place in chosen)
-    elif data.numbers is not None:
-        flow.rely(data.numbers, node)
+    if data.numbers is not None and len(data.axes) <= 1:
+        _pick_numbers(flow, node, data, indices)
+        return
+    picked, silent = _picked(flow, node, data.axes[axis], indices), data.all_silent()
     flow.put(
         node,
-        (
-            *data.axes[:axis],
-            *(None if ids is None else fixed(len(ids)) for ids in indices.axes),
-            *data.axes[axis + 1 :],
-        ),
-        numbers=numbers,
+        (*data.axes[:axis], *picked, *data.axes[axis + 1 :]),
+        silent=(*silent[:axis], *[silent[axis]] * len(picked), *silent[axis + 1 :]),
     )
+
+
+def _pick_numbers(flow: Flow, node: ir.Node, data: Tracked, indices: Tracked) -> None:
+    chosen = flow.known(node, 1)
+    if chosen is None:
+        flow.rely(data.numbers, node)
+    numbers = tuple((data.numbers or ())[place] for place in chosen) if chosen is not None else None
+    axes = tuple(None if ids is None else fixed(len(ids)) for ids in indices.axes)
+    flow.put(node, axes, numbers=numbers, dtype=data.dtype)
+
+
+def _picked(flow: Flow, node: ir.Node, ids: Axis, indices: Tracked) -> list[Axis]:
+    """The axes that stand in the place of the one that was picked from."""
+    sizes = [None if axis is None else len(axis) for axis in indices.axes]
+    tensor = graph.constant_tensor(node.inputs[1])
+    if ids is None or is_fixed(ids):
+        flow.freeze(node, 1, indices)
+        return list(fixed_like(sizes))
+    if tensor is None or len(sizes) > 1:
+        flow.block(ids, node, "picks channels by computed indices" if tensor is None else "picks channels by a table")
+        flow.freeze(node, 1, indices)
+        return list(fixed_like(sizes))
+    chosen = tensor.numpy().astype(np.int64).ravel() % len(ids)
+    flow.picks.append(Picks(node, 1, chosen, ids))
+    if not sizes:
+        flow.block(ids[chosen], node, "picks a single channel")
+        return []
+    return [ids[chosen]]
+
+
+def gather_elements(flow: Flow, node: ir.Node) -> None:
+    """GatherElements and the like: positions along one axis are picked one by one; the axes around are tied."""
+    data, indices = flow.tracked(node, 0), flow.tracked(node, 1)
+    if data is None or indices is None:
+        flow.barrier(node, UNKNOWN)
+        return
+    axis = graph.integer(node, "axis", 0) % max(len(data.axes), 1)
+    flow.block(data.axes[axis], node, "picks positions by index")
+    for place, (one, two) in enumerate(zip(data.axes, indices.axes, strict=True)):
+        if place != axis:
+            flow.tie(one, two, node)
+    flow.put(node, indices.axes)
 
 
 def expand(flow: Flow, node: ir.Node) -> None:
@@ -75,44 +138,49 @@ def expand(flow: Flow, node: ir.Node) -> None:
     if data is None or sizes is None:
         flow.barrier(node, UNKNOWN)
         return
-    flow.rely(data.numbers, node)
+    flow.freeze(node, 0, data)
     numbers = flow.numbers(node, 1) or ()
     result: list[Axis] = []
+    silent: list[bool] = []
     for place in range(-len(sizes), 0):
         ids = data.axes[place] if len(data.axes) >= -place else fixed(1)
         number = numbers[place] if len(numbers) >= -place else None
         result.append(_spread(flow, node, ids, number, sizes[place]))
-    flow.put(node, result)
+        silent.append(result[-1] is ids and data.is_silent(place + len(data.axes)) if ids is not None else False)
+    flow.put(node, result, silent=silent)
 
 
 def _spread(flow: Flow, node: ir.Node, ids: Axis, number: Number | None, size: int | None) -> Axis:
     """One axis of Expand: one position becomes `size`, or the axis meets its own size, or 1."""
     if ids is not None and len(ids) == 1 and size != 1:
-        if number is not None and number.axis is not None:
+        if number is None:
+            return fixed_like((size,))[0]
+        if number.origin is not None and size is not None:
+            axis = flow.positions(size)
+            flow.follow(number, axis, node)
+            return axis
+        if number.axis is not None:
             return number.axis
-        flow.rely([number] if number is not None else (), node)
+        flow.rely([number], node)
         return fixed_like((size,))[0]
-    if number is None or number.value != 1:
+    if number is None or number.value not in (1, -1):
         flow.follow(number, ids, node)
     return ids
 
 
 def tile(flow: Flow, node: ir.Node) -> None:
     """Repeats whole axes a stored number of times."""
-    axes, repeats = flow.axes(node, 0), flow.known(node, 1)
-    if axes is None or repeats is None:
+    data, repeats, sizes = flow.tracked(node, 0), flow.numbers(node, 1), flow.shape(node.outputs[0])
+    if data is None or repeats is None or len(repeats) != len(data.axes):
         flow.barrier(node, "repeats a number of times that is computed in the graph")
         return
-    flow.put(
-        node,
-        [
-            ids
-            if ids is None and count == 1
-            else None
-            if ids is None
-            else np.tile(ids, count)
-            if ids.any()
-            else fixed(len(ids) * count)
-            for ids, count in zip(axes, repeats, strict=True)
-        ],
-    )
+    flow.rely(repeats, node)
+    axes: list[Axis] = []
+    for place, (ids, number) in enumerate(zip(data.axes, repeats, strict=True)):
+        if ids is None or number.value is None or is_fixed(ids):
+            flow.block(ids, node, "repeats a number of times that is computed in the graph")
+            size = sizes[place] if sizes is not None else None
+            axes.append(fixed_like((size,))[0])
+        else:
+            axes.append(ids if number.value == 1 else np.tile(ids, int(number.value)))
+    flow.put(node, axes, silent=data.all_silent())

@@ -10,15 +10,21 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Axis, Flow, Follower, Ids, Reader, Tracked, fixed_like
+from darwinc.axis_flow import Flow
+from darwinc.axis_record import Axis, Contraction, Follower, Ids, Reader, Tracked, fixed_like
 from darwinc.axis_rules.elementwise import broadcast
 
 COMPUTED = "two computed tensors are multiplied along this axis"
 UNKNOWN = "the shape of its input is unknown"
+KEEP_ZERO = frozenset({"", "Relu", "LeakyRelu", "Tanh", "Selu", "Elu"})
+"""Activations of ONNX Runtime's fused operators that leave zeros zero."""
 
 
 def convolution(flow: Flow, node: ir.Node) -> None:
-    """Conv, weight [O, I/g, *kernel]: the outputs are the weight's rows."""
+    """Conv, weight [O, I/g, *kernel]: the outputs are the weight's rows.
+
+    FusedConv adds an activation and a residual.
+    """
     _convolve(flow, node, transposed=False)
 
 
@@ -39,83 +45,130 @@ def _convolve(flow: Flow, node: ir.Node, *, transposed: bool) -> None:
         return
     flow.block_all(data.axes[2:], node, "slides over this axis")
     flow.pin(kernel)
-    inputs, outputs = (rows, columns) if transposed else (columns, rows)
-    if groups > 1 and len(channels) == groups:
-        outputs = _whole_groups(flow, node, channels, inputs, outputs, transposed=transposed)
+    if groups == 1:
+        inputs, outputs = (rows, columns) if transposed else (columns, rows)
+        _contract(flow, node, data, weight, inputs, int(not transposed))
     else:
-        _contract(
-            flow,
-            node,
-            weight,
-            channels,
-            inputs if transposed else np.tile(inputs, groups),
-            groups,
-            axis=0 if transposed else 1,
-        )
-        _balance(flow, node, (channels, rows), groups)
-        outputs = np.tile(outputs, groups) if transposed else outputs
-    bias = flow.axes(node, 2)
+        outputs = _grouped(flow, node, data, weight, groups, transposed=transposed)
+    bias = flow.tracked(node, 2)
     if bias is not None:
-        flow.tie(bias[0], outputs, node)
+        flow.tie(bias.axes[0], outputs, node)
+    silent = weight.is_silent(int(transposed)) and (bias is None or bias.is_silent(0)) and _keeps_zero(node)
     sizes = flow.shape(node.outputs[0])
-    flow.put(node, (data.axes[0], outputs, *(fixed_like(sizes[2:]) if sizes else (None,) * len(kernel))))
+    axes = (data.axes[0], outputs, *(fixed_like(sizes[2:]) if sizes else (None,) * len(kernel)))
+    residual = flow.tracked(node, 3)
+    if residual is not None:
+        axes = broadcast(flow, node, [axes, residual.axes])
+        silent = silent and residual.is_silent(1)
+    flow.put(node, axes, silent=(False, silent))
     flow.multiply(node, weight.axes, flow.extent(node.inputs[0] if transposed else node.outputs[0]))
 
 
-def _whole_groups(flow: Flow, node: ir.Node, channels: Ids, inputs: Ids, outputs: Ids, *, transposed: bool) -> Ids:
-    """Depthwise, with any multiplier: one input channel and its outputs are one group of the convolution."""
-    flow.followers.append(Follower(node, "group", None, channels))
+def _keeps_zero(node: ir.Node) -> bool:
+    return graph.text(node, "activation", "") in KEEP_ZERO
+
+
+def _grouped(flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, groups: int, *, transposed: bool) -> Ids:
+    """Groups x channels of a group: whole groups may go, or the same places in every group. The outputs."""
+    channels, rows, columns = data.axes[1], weight.axes[0], weight.axes[1]
+    if channels is None or rows is None or columns is None:
+        raise ValueError("a grouped convolution over axes of unknown size")
+    if len(channels) == groups:
+        return _depthwise(flow, node, channels, rows, columns, transposed=transposed)
+    whole = flow.positions(groups)
+    flow.followers.append(Follower(node, "group", None, whole))
+    inputs, outputs = (rows, columns) if transposed else (columns, rows)
     if transposed:
         flow.tie(channels, inputs, node)
-        flow.block(outputs, node, "is shared by all groups")
-        return np.repeat(channels, len(outputs))
-    for column in outputs.reshape(len(channels), -1).T:
-        flow.tie(channels, column, node)
+        local = flow.positions(len(rows) // groups)
+        made = flow.positions(groups * len(outputs))
+        flow.product(whole, outputs, made.reshape(groups, -1), node)
+        outputs = made
+    else:
+        local = inputs
+        flow.product(whole, flow.positions(len(rows) // groups), outputs.reshape(groups, -1), node)
+    flow.product(whole, local, channels.reshape(groups, -1), node)
+    _read(flow, node, data, weight, channels, int(not transposed), groups)
     return outputs
 
 
-def _contract(
-    flow: Flow, node: ir.Node, weight: Tracked, channels: Ids, columns: Ids, groups: int, *, axis: int
-) -> None:
-    flow.tie(channels, columns, node)
-    if weight.weight:
+def _depthwise(flow: Flow, node: ir.Node, channels: Ids, rows: Ids, columns: Ids, *, transposed: bool) -> Ids:
+    """One input channel and its outputs, of which there may be several, are one group of the convolution."""
+    flow.followers.append(Follower(node, "group", None, channels))
+    flow.depthwise.append(channels)
+    if transposed:
+        flow.tie(channels, rows, node)
+        flow.block(columns, node, "is shared by all groups")
+        return np.repeat(channels, len(columns))
+    for column in rows.reshape(len(channels), -1).T:
+        flow.tie(channels, np.ascontiguousarray(column), node)
+    return rows
+
+
+def _contract(flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, inputs: Ids, axis: int) -> None:
+    channels = data.axes[1]
+    if channels is None:
+        raise ValueError("a convolution over an axis of unknown size")
+    flow.tie(channels, inputs, node)
+    _read(flow, node, data, weight, channels, axis, 1)
+
+
+def _read(flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, channels: Ids, axis: int, groups: int) -> None:
+    if weight.constant and weight.is_silent(axis):
         flow.readers.append(Reader(node, 0, 1, 1, axis, groups, channels))
+    elif weight.is_silent(axis) or data.is_silent(1):
+        flow.contractions.append(Contraction(node, (0, 1), (1, axis), channels))
     else:
         flow.block(channels, node, COMPUTED)
 
 
-def _balance(flow: Flow, node: ir.Node, axes: Sequence[Ids], groups: int) -> None:
-    """Every group must lose as many as the others; the same local positions go from each."""
-    for ids in axes if groups > 1 else ():
-        local = ids.reshape(groups, -1)
-        flow.tie(np.broadcast_to(local[0], local[1:].shape).ravel(), local[1:].ravel(), node)
-
-
 @dataclass(frozen=True)
-class _Operand:
+class Operand:
+    """One side of a matrix product, and the axis that the product sums over."""
+
     index: int
     tracked: Tracked
     axis: int
 
     @property
     def inner(self) -> Axis:
+        """The positions that meet in the sum."""
         return self.tracked.axes[self.axis]
+
+    @property
+    def is_silent(self) -> bool:
+        """Does the sum lose nothing with a removed position?"""
+        return self.tracked.is_silent(self.axis)
 
 
 def gemm(flow: Flow, node: ir.Node) -> None:
-    """Gemm: A' [M, K] times B' [K, N] plus C, broadcast."""
+    """Gemm: A' [M, K] times B' [K, N] plus C, broadcast. FusedGemm adds an activation."""
     left, right = flow.tracked(node, 0), flow.tracked(node, 1)
     if left is None or right is None:
         flow.barrier(node, UNKNOWN)
         return
     across, down = graph.integer(node, "transA", 0), graph.integer(node, "transB", 0)
     rows, columns = left.axes[across], right.axes[1 - down]
-    _meet(flow, node, _Operand(0, left, 1 - across), _Operand(1, right, down))
-    bias = flow.axes(node, 2)
+    meet(flow, node, Operand(0, left, 1 - across), Operand(1, right, down))
+    bias = flow.tracked(node, 2)
+    silent = [left.is_silent(across), right.is_silent(1 - down)]
     if bias is not None:
-        broadcast(flow, node, [(rows, columns), bias])
-    flow.put(node, (rows, columns))
+        broadcast(flow, node, [(rows, columns), bias.axes])
+        added = _silent_of_bias(bias, (rows, columns))
+        silent = [one and two for one, two in zip(silent, added, strict=True)]
+    if not _keeps_zero(node):
+        silent = [False, False]
+    flow.put(node, (rows, columns), silent=silent)
     _multiply(flow, node, (rows, columns), (left.axes[1 - across], right.axes[down]))
+
+
+def _silent_of_bias(bias: Tracked, axes: Sequence[Axis]) -> list[bool]:
+    silent = []
+    for place in range(-len(axes), 0):
+        own, whole = (bias.axes[place] if len(bias.axes) >= -place else None), axes[place]
+        alike = own is not None and whole is not None and len(own) == len(whole)
+        silent.append(alike and bias.is_silent(len(bias.axes) + place))
+    return silent
 
 
 def matmul(flow: Flow, node: ir.Node) -> None:
@@ -124,28 +177,82 @@ def matmul(flow: Flow, node: ir.Node) -> None:
     if left is None or right is None:
         flow.barrier(node, UNKNOWN)
         return
+    multiply(flow, node, left, right)
+
+
+def fused_matmul(flow: Flow, node: ir.Node) -> None:
+    """FusedMatMul: a MatMul whose operands may be transposed."""
+    left, right = flow.tracked(node, 0), flow.tracked(node, 1)
+    batch = any(graph.integer(node, name, 0) for name in ("transBatchA", "transBatchB"))
+    if left is None or right is None or batch or min(len(left.axes), len(right.axes)) < 2:
+        flow.barrier(node, UNKNOWN if left is None or right is None else "transposes the batch")
+        return
+    multiply(
+        flow,
+        node,
+        left,
+        right,
+        turned=(bool(graph.integer(node, "transA", 0)), bool(graph.integer(node, "transB", 0))),
+    )
+
+
+def multiply(
+    flow: Flow, node: ir.Node, left: Tracked, right: Tracked, turned: tuple[bool, bool] = (False, False)
+) -> None:
+    """Put the product of two stacks of matrices, each `turned` or not."""
+    rows, summed = _matrix_axes(len(left.axes), turned=turned[0], left=True)
+    columns, down = _matrix_axes(len(right.axes), turned=turned[1], left=False)
     a, b = left.axes, right.axes
-    _meet(flow, node, _Operand(0, left, len(a) - 1), _Operand(1, right, max(len(b) - 2, 0)))
+    meet(flow, node, Operand(0, left, summed), Operand(1, right, down))
     batch = broadcast(flow, node, [a[:-2], b[:-2]])
-    result = (*batch, *a[-2:-1], *b[-1:][: len(b) - 1])
-    flow.put(node, result)
-    _multiply(flow, node, result, (a[-1], b[max(len(b) - 2, 0)]))
+    result = [*batch]
+    silent = [
+        any(_silent_in_batch(side, place, axis) for side in (left, right))
+        for place, axis in zip(range(-len(batch), 0), batch, strict=True)
+    ]
+    for tracked, axis in ((left, rows), (right, columns)):
+        if axis is not None:
+            result.append(tracked.axes[axis])
+            silent.append(tracked.is_silent(axis))
+    flow.put(node, result, silent=silent)
+    _multiply(flow, node, result, (a[summed], b[down]))
+
+
+def _matrix_axes(rank: int, *, turned: bool, left: bool) -> tuple[int | None, int]:
+    """The axis that stays and the one that is summed over; a vector has only the latter."""
+    if rank == 1:
+        return None, 0
+    last = left != turned
+    return (rank - 2, rank - 1) if last else (rank - 1, rank - 2)
+
+
+def _silent_in_batch(side: Tracked, place: int, axis: Axis) -> bool:
+    """A stack of products is zero where either stack is; `place` counts from the end of the batch axes."""
+    own = len(side.axes) - 2 + place
+    if own < 0 or axis is None:
+        return False
+    ids = side.axes[own]
+    return ids is not None and len(ids) == len(axis) and side.is_silent(own)
 
 
 def _multiply(flow: Flow, node: ir.Node, result: Sequence[Axis], summed: tuple[Axis, Axis]) -> None:
     """One MAC for every element of the result and every position of the axes that meet in the sum."""
     inner = summed[0] if summed[0] is not None else summed[1]
-    sizes = flow.shapes.assumed.get(str(node.outputs[0].name), (1,) * len(result))
+    sizes = flow.shape(node.outputs[0]) or (1,) * len(result)
     unknown = [size or 1 for size, ids in zip(sizes, result, strict=True) if ids is None]
     flow.multiply(node, (*result, inner), math.prod(unknown))
 
 
-def _meet(flow: Flow, node: ir.Node, left: _Operand, right: _Operand) -> None:
-    """The axes that a matrix product sums over: exact when one side is a weight, whose removed part is zero."""
+def meet(flow: Flow, node: ir.Node, left: Operand, right: Operand) -> None:
+    """The axes that a matrix product sums over: exact when one side is zero where positions were removed."""
     flow.tie(left.inner, right.inner, node)
-    if left.tracked.weight == right.tracked.weight:
+    if not (left.is_silent or right.is_silent):
         flow.block_all((left.inner, right.inner), node, COMPUTED)
         return
-    data, weight = (left, right) if right.tracked.weight else (right, left)
-    if data.inner is not None:
+    data, weight = (left, right) if right.tracked.constant else (right, left)
+    if data.inner is None or data.tracked.constant:
+        return
+    if weight.tracked.constant and weight.is_silent:
         flow.readers.append(Reader(node, data.index, data.axis, weight.index, weight.axis, 1, data.inner))
+    else:
+        flow.contractions.append(Contraction(node, (left.index, left.axis), (right.index, right.axis), data.inner))
