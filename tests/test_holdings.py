@@ -83,14 +83,15 @@ def one_by_one(channels: Channels, eligible: list[bool]) -> tuple[int, int, Coun
     for barrier in channels.flow.barriers:
         for number in barrier.ids.tolist():
             keepers[find(number)].add((barrier.node, barrier.reason))
-    for group, may in zip(channels.groups, eligible, strict=True):
-        for number in np.flatnonzero(np.isin(channels.component, group.units) & (not may)).tolist():
-            keepers[find(number)].add((None, SPARED))
-    grouped = np.isin(channels.component, np.concatenate([[0], *(group.units for group in channels.groups)]))
-    for number in np.flatnonzero(~grouped).tolist():
-        keepers[find(number)].add((None, SINGLE))
-    keepers[0] = set()
     gone, words = units_of(channels, eligible), PlainWords(channels)
+    everything = units_of(channels, [True] * len(channels.groups))
+    for number, component in enumerate(channels.component.tolist()):
+        position = np.asarray([number])
+        if component and channels.living(position, everything).all():
+            keepers[find(number)].add((None, SINGLE))
+        elif component and channels.living(position, gone).all():
+            keepers[find(number)].add((None, SPARED))
+    keepers[0] = set()
     held, nature, seen = 0, 0, set()
     each: Counter[Key] = Counter()
     alone: Counter[Key] = Counter()
