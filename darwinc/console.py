@@ -22,7 +22,7 @@ from rich.text import Text
 
 from darwinc.gate import GateResult, interval_text
 from darwinc.report_page import comparison, milliseconds_text, number_text
-from darwinc.report_schema import Barrier, Report, merge_barriers
+from darwinc.report_schema import Report
 
 PLAIN_WIDTH = 120
 HEARTBEAT_SECONDS = 10.0
@@ -105,6 +105,22 @@ class Terminal:
         """Results: what the command was asked for, to stdout; a quiet run leaves them out."""
         for result in results if not self.quiet else ():
             self.results.print(result)
+
+    def show_text(self, text: str) -> None:
+        """A result in words; its lines are broken by nobody but the terminal."""
+        if not self.quiet:
+            self.results.print(printable(text), soft_wrap=True)
+
+    def show_list(self, listing: Listing) -> None:
+        """A list as a table; where nobody watches one line for each row, which tools can search and cut."""
+        if self.results.is_terminal:
+            table = _table(listing.title, *listing.columns)
+            for row in listing.rows:
+                _add(table, *row)
+            self.show(table, *filter(None, [listing.more]))
+        else:
+            lines = [listing.line.format(*row) for row in listing.rows]
+            self.show_text("\n  ".join([listing.title, *lines, *filter(None, [listing.more])]))
 
     def note(self, text: str) -> None:
         """A remark that a quiet run leaves out."""
@@ -204,12 +220,31 @@ def printable(text: object) -> str:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """A list, shortened or not: a table on a terminal, lines elsewhere.
+
+    Attributes:
+        title: what it lists.
+        columns: heads of a table; one that ends in ">" holds figures.
+        rows: cells [rows, columns].
+        line: a row where there is no table, as a format string over its cells.
+        more: says how many rows were left out, and where they are; empty where none was.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    line: str
+    more: str = ""
+
+
+@dataclass(frozen=True)
 class GroupRow:
-    """One channel group as `inspect` and plans show it; `left` is None where nothing was decided."""
+    """One channel group as plans and outcomes show it."""
 
     name: str
     channels: int
-    left: int | None
+    left: int
     tensors: Sequence[str]
     remark: str = ""
 
@@ -226,15 +261,7 @@ def groups_table(rows: Iterable[GroupRow]) -> Table:
     """Channel groups: how many channels each has, how many are left, and which tensors hang together."""
     table = _table("channel groups", "group", "channels>", "left>", "tensors", "remark")
     for row in rows:
-        _add(table, row.name, row.channels, "-" if row.left is None else row.left, _some(row.tensors), row.remark)
-    return table
-
-
-def barriers_table(rows: Sequence[Barrier]) -> Table:
-    """Barriers, one row per reason."""
-    table = _table("barriers: what keeps channels, and why", "reason", "nodes>", "operators", "for example")
-    for row in merge_barriers(rows):
-        _add(table, row.reason, row.count, ", ".join(row.op_types), row.example)
+        _add(table, row.name, row.channels, row.left, _some(row.tensors), row.remark)
     return table
 
 

@@ -235,7 +235,7 @@ def test_ctrl_c_is_6_and_leaves_nothing_half_written(shell: Shell, monkeypatch: 
 
 
 def test_a_bug_is_70_with_a_traceback(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path) -> None:
+    def broken(path: Path, *patterns: object) -> None:
         raise ZeroDivisionError(path)
 
     monkeypatch.setattr("darwinc.inspection.inspect_model", broken)

@@ -13,25 +13,6 @@ from tests.shell import HALF, Shell
 from tests.small_models import floats_in
 
 
-def test_inspect_as_json(shell: Shell) -> None:
-    done = shell("inspect", "model.onnx", "--json", "facts.json")
-    assert done.code == 0
-    found = json.loads(Path("facts.json").read_text(encoding="utf-8"))
-    assert found["schema"] == "darwinc.inspect/1"
-    assert found["cost"]["parameters"] == floats_in(onnx.load("model.onnx"))
-    assert [group["channels"] for group in found["groups"]] == [16, 16]
-    first, second = found["groups"]
-    # A channel of the first Conv: its filter, its bias, and the plane that every filter of the second reads it with.
-    assert first["parameters_per_channel"] == 3 * 9 + 1 + 16 * 9
-    assert second["parameters_per_channel"] == 16 * 9 + 4 + 10
-    assert first["macs_per_channel"] == 64 * (3 * 9 + 16 * 9)
-    # At most 90 % of 16 channels: 2 stay in either group.
-    left = 2 * 27 + 2 + 2 * 2 * 9 + 4 * 2 + 2 * 10 + 10
-    assert found["reachable_sparsity"] == pytest.approx(1 - left / found["cost"]["parameters"])
-    assert found["barriers"]
-    assert "w1" in done.out
-
-
 def test_bench_of_one_model_and_of_two(shell: Shell) -> None:
     done = shell("bench", "model.onnx", "--seconds", "0.1", "--json", "one.json")
     assert done.code == 0, done.err
