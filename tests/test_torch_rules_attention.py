@@ -57,9 +57,7 @@ ROTATION = [
         Case("RotaryEmbedding", [noise(2, 3, 32), *TABLES, PLACES], {"interleaved": kind, "num_heads": 4}, 23)
         for kind in (0, 1)
     ),
-    Case(
-        "RotaryEmbedding", [noise(2, 3, 40), *TABLES, PLACES], {"num_heads": 4, "rotary_embedding_dim": 8}, opset=23
-    ),
+    Case("RotaryEmbedding", [noise(2, 3, 40), *TABLES, PLACES], {"num_heads": 4, "rotary_embedding_dim": 8}, opset=23),
     *(
         Case("com.microsoft::RotaryEmbedding", [noise(2, 3, 32), places, *TABLES], {"interleaved": kind})
         for kind in (0, 1)
@@ -100,7 +98,9 @@ RUNTIME = [
     Case("com.microsoft::Attention", [*SELF, KEEP], {"num_heads": 2, "mask_filter_value": -50.0}),
     Case("com.microsoft::Attention", [*SELF, np.array([3, 5], np.int32)], {"num_heads": 2}),
     Case("com.microsoft::Attention", [*SELF, np.array([3, 5, 1, 0], np.int32)], {"num_heads": 2}),
-    Case("com.microsoft::Attention", [*SELF, (flags(2, 5, 5) | np.eye(5, dtype=bool)).astype(np.int32)], {"num_heads": 2}),
+    Case(
+        "com.microsoft::Attention", [*SELF, (flags(2, 5, 5) | np.eye(5, dtype=bool)).astype(np.int32)], {"num_heads": 2}
+    ),
     Case("com.microsoft::Attention", [*SELF, None, noise(2, 2, 2, 3, 4)], {"num_heads": 2}, outputs=2),
     Case(
         "com.microsoft::Attention",
@@ -153,9 +153,7 @@ def paired(query: Array, both: Array) -> tuple[Array, ...]:
 
 PACKING = [
     Case("com.microsoft::MultiHeadAttention", [noise(2, 5, 4, 3, 8)], {"num_heads": 4}, closed=unpacked),
-    Case(
-        "com.microsoft::MultiHeadAttention", [noise(2, 3, 32), noise(2, 5, 4, 2, 8)], {"num_heads": 4}, closed=paired
-    ),
+    Case("com.microsoft::MultiHeadAttention", [noise(2, 3, 32), noise(2, 5, 4, 2, 8)], {"num_heads": 4}, closed=paired),
 ]
 
 # ONNX Runtime takes heads of 16 and more where it rotates, and always needs the cache among the outputs.
@@ -168,29 +166,37 @@ START, GO_ON = [*PROMPT, None, None, *ALL], [*NEXT, *KEPT, *FIFTH]
 ROUND = [noise(16, 8, seed=5), noise(16, 8, seed=6)]
 # Samples that have filled a part of a cache which is longer than that.
 UNFILLED = [*NEXT, *KEPT, np.array([2, 3], np.int32), np.array(4, np.int32)]
-GROUPED_QUERY = [
-    Case("com.microsoft::GroupQueryAttention", operands, {"num_heads": 4, "kv_num_heads": 2, **more}, outputs=3)
-    for operands, more in (
-        (START, {}),
-        ([noise(2, 3, 128), None, None, None, None, *ALL], {}),
-        (GO_ON, {}),
-        (GO_ON, {"softcap": 2.0}),
-        (GO_ON, {"local_window_size": 3}),
-        (START, {"local_window_size": 2}),
-        (START, {"smooth_softmax": 1}),
-        (START, {"causal": 0}),
-        (UNFILLED, {}),
-        *(
-            ([*operands, *ROUND], {"do_rotary": 1, "rotary_interleaved": kind})
-            for operands in (START, GO_ON)
-            for kind in (0, 1)
-        ),
-        ([*GO_ON, *ROUND, np.array([[4], [7]], np.int64)], {"do_rotary": 1}),
-        ([*START, None, None, None, noise(1, 4, 3, 3), noise(4)], {}),
+GROUPS = {"num_heads": 4, "kv_num_heads": 2}
+TURNED = [
+    Case(
+        "com.microsoft::GroupQueryAttention",
+        [*operands, *ROUND, *more],
+        {**GROUPS, "do_rotary": 1, "rotary_interleaved": kind},
+        outputs=3,
     )
+    for operands, more in ((START, []), (GO_ON, []), (GO_ON, [np.array([[4], [7]], np.int64)]))
+    for kind in (0, 1)
+]
+GROUPED_QUERY = [
+    *(
+        Case("com.microsoft::GroupQueryAttention", START, {**GROUPS, **more}, outputs=3)
+        for more in ({}, {"local_window_size": 2}, {"smooth_softmax": 1}, {"causal": 0})
+    ),
+    *(
+        Case("com.microsoft::GroupQueryAttention", GO_ON, {**GROUPS, **more}, outputs=3)
+        for more in ({}, {"softcap": 2.0}, {"local_window_size": 3})
+    ),
+    Case("com.microsoft::GroupQueryAttention", UNFILLED, GROUPS, outputs=3),
+    Case("com.microsoft::GroupQueryAttention", [noise(2, 3, 128), *[None] * 4, *ALL], GROUPS, outputs=3),
+    Case(
+        "com.microsoft::GroupQueryAttention",
+        [*START, None, None, None, noise(1, 4, 3, 3), noise(4)],
+        GROUPS,
+        outputs=3,
+    ),
 ]
 
-CASES = [*STANDARD, *ROTATION, *LINEAR, *RUNTIME, *PACKING, *GROUPED_QUERY]
+CASES = [*STANDARD, *ROTATION, *LINEAR, *RUNTIME, *PACKING, *GROUPED_QUERY, *TURNED]
 
 
 @pytest.mark.parametrize(("case", "constant"), ways(CASES), ids=str)

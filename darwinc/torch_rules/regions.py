@@ -32,10 +32,10 @@ def affine_grid(call: Call) -> torch.Tensor:
 
 def roi_align(call: Call) -> torch.Tensor:
     """The mean of bilinear samples in each bin of each box [R, 4]: [R, C, height, width]."""
-    from torchvision.ops import roi_align as align
-
     if call.text("mode", "avg") != "avg":
         raise call.unsupported(f"the mode {call.text('mode', 'avg')!r}")
+    from torchvision.ops import roi_align as align
+
     # Boxes were not moved by half a pixel before opset 16.
     moved = call.opset >= 16 and call.text("coordinate_transformation_mode", "half_pixel") == "half_pixel"
     boxes = torch.cat([call.tensor(2).to(call.tensor(1).dtype)[:, None], call.tensor(1)], 1)
@@ -80,11 +80,11 @@ def non_max_suppression(call: Call) -> torch.Tensor:
 
 def deform_conv(call: Call) -> torch.Tensor:
     """A convolution whose taps are moved by offsets [N, 2 * groups * taps, H', W'] and weighed by a mask."""
-    from torchvision.ops import deform_conv2d
-
     x, weight, offset = (call.tensor(position) for position in range(3))
     if weight.ndim != 4:
         raise call.unsupported(f"{weight.ndim - 2} spatial axes")
+    from torchvision.ops import deform_conv2d
+
     window = Window.of(call, tuple(weight.shape[2:]))
     padded = pad_spatial(x, *window.pads(x.shape[2:]), 0.0)
     out: torch.Tensor = deform_conv2d(

@@ -17,7 +17,7 @@ def dft(call: Call) -> torch.Tensor:
     x = call.first
     axis = call.integer("axis", 1) if call.opset < 20 else int(call.number(2, -2) or 0)
     axis = axis % x.ndim
-    length = int(call.number(1, None) or x.shape[axis])
+    length = call.integers(1)[0] if call.has(1) else None
     inverse, half = bool(call.integer("inverse", 0)), bool(call.integer("onesided", 0))
     if inverse and half:
         real: torch.Tensor = torch.fft.irfft(torch.view_as_complex(x.contiguous()), length, axis)
