@@ -229,5 +229,30 @@ def test_a_gradient_passes_through_quantization() -> None:
     torch.testing.assert_close(gradient, wanted)
 
 
+CHAIN = """
+    <ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1]>
+    chain (float[2, 4] x) => (uint8[2, 8] y)
+    <float s = {0.02}, uint8 p = {100}>
+    {
+        a = QuantizeLinear(x, s, p)
+        b = com.microsoft.QLinearAdd(a, s, p, a, s, p, s, p)
+        c = com.microsoft.QLinearMul(a, s, p, b, s, p, s)
+        d = com.microsoft.QLinearSigmoid(c, s, p, s, p)
+        y = com.microsoft.QLinearConcat<axis = 1>(s, p, d, s, p, c, s, p)
+    }
+"""
+
+
+def test_recording_a_gradient_changes_no_answer() -> None:
+    """Not even where a value is a float meanwhile and nothing but its zero point tells which bytes it stands for."""
+    model = onnx.parser.parse_model(CHAIN)
+    x = torch.from_numpy(WIDE[:2] / 3).requires_grad_()
+    twin = TorchGraph(ir.from_proto(model))
+    y = twin({"x": x})["y"]
+    assert y.dtype == torch.uint8
+    assert torch.equal(y, twin.detached({"x": x})["y"])
+    np.testing.assert_array_equal(y.numpy(), run(model, {"x": x.detach().numpy()})[0])
+
+
 def run(model: onnx.ModelProto, feed: dict[str, Array]) -> list[Array]:
     return answers(Case("", []), model, feed)

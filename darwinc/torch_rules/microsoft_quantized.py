@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from .activations import leaky_relu
 from .call import Call, Rule
 from .pooling import average_pool, global_average_pool
-from .quantization import centred, dequantize, dynamic_quantize, quantize, saturate, to_quantized, to_real
+from .quantization import centred, dequantize, dynamic_quantize, quantize, result_type, saturate, to_quantized, to_real
 from .quantized import qlinear_conv
 
 Function = Callable[[Call], torch.Tensor]
@@ -26,7 +26,7 @@ def _real(call: Call, position: int) -> torch.Tensor:
 
 def _result(call: Call, x: torch.Tensor, position: int, like: int = 0) -> torch.Tensor:
     """x in bytes, by the scale and zero point from this operand on; in the type of another where there is no zero."""
-    dtype = call.onnx_type(position + 1 if call.has(position + 1) else like)
+    dtype = result_type(call, position + 1, like)
     return to_quantized(x, call.tensor(position), call.optional(position + 1), dtype)
 
 
@@ -55,7 +55,7 @@ def multiply(call: Call) -> torch.Tensor:
     """By one factor, as ONNX Runtime does."""
     product = centred(call.first, call.optional(2)) * centred(call.tensor(3), call.optional(5))
     factor = call.tensor(1) * call.tensor(4) / call.tensor(6)
-    return saturate(product * factor, call.optional(7), call.onnx_type(0))
+    return saturate(product * factor, call.optional(7), result_type(call, 7, 0, 3))
 
 
 def concat(call: Call) -> torch.Tensor:
@@ -91,7 +91,7 @@ def gemm(call: Call) -> torch.Tensor:
     total = total if call.optional(6) is None else total + call.tensor(6)
     if not call.has(7):
         return total * factor
-    return saturate(total * (factor / call.tensor(7)), call.optional(8), call.onnx_type(0))
+    return saturate(total * (factor / call.tensor(7)), call.optional(8), result_type(call, 8, 0))
 
 
 def integer_product(call: Call) -> torch.Tensor:

@@ -63,6 +63,12 @@ def saturate(x: torch.Tensor, zero: torch.Tensor | None, dtype: ir.DataType) -> 
     return whole(x - (x - x.round()).detach() + shift, dtype)
 
 
+def result_type(call: Call, *positions: int) -> ir.DataType:
+    """The type of the first of these operands that is given and has one of integers: a zero point, or a value."""
+    declared = (call.onnx_type(position) for position in positions if call.has(position))
+    return next((dtype for dtype in declared if dtype.is_integer()), ir.DataType.UINT8)
+
+
 def whole(x: torch.Tensor, dtype: ir.DataType) -> torch.Tensor:
     """Whole floats as integers, unless a gradient has to pass."""
     return x if x.requires_grad else x.to(torch_type(dtype, "A quantized value"))

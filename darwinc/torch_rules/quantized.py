@@ -11,7 +11,7 @@ import torch
 
 from .call import Call, Rule
 from .convolution import conv
-from .quantization import centred, saturate, whole
+from .quantization import centred, result_type, saturate, whole
 
 INT32 = ir.DataType.INT32
 
@@ -26,14 +26,14 @@ def qlinear_conv(call: Call) -> torch.Tensor:
     weight = centred(weight, None if zero is None else zero.reshape(shape))
     total = conv(call.on(x, weight, None if bias is None else bias.to(x.dtype)))
     factor = (call.tensor(1) * call.tensor(4) / call.tensor(6)).reshape(shape[:-1])
-    return saturate(total * factor, call.optional(7), call.onnx_type(7))
+    return saturate(total * factor, call.optional(7), result_type(call, 7, 0))
 
 
 def qlinear_matmul(call: Call) -> torch.Tensor:
     """A with one scale or one per row, B with one or one per column."""
     left, right = _centred_rows(call, torch.float32), centred(call.tensor(3), call.optional(5))
     factor = _rows(call.tensor(1)) * call.tensor(4) / call.tensor(6)
-    return saturate(left @ right * factor, call.optional(7), call.onnx_type(7))
+    return saturate(left @ right * factor, call.optional(7), result_type(call, 7, 0))
 
 
 def conv_integer(call: Call) -> torch.Tensor:
