@@ -107,6 +107,7 @@ class Agreement(Part):
     inputs: int
     max_abs_error: float | None = None
     max_rel_error: float | None = None
+    near_ties: int = 0
     passed: bool
 
 
