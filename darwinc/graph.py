@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from darwinc import wire
 from darwinc.errors import InvalidModel, OutputError, VerificationFailed
-from darwinc.weight_files import StoredTensor, WeightFile, pieces, skeleton, stored_length, write_beside
+from darwinc.weight_files import StoredTensor, WeightFile, checkable, pieces, skeleton, stored_length, write_beside
 from darwinc.wire import Place
 
 PROTOBUF_LIMIT = 2**31 - 2**20
@@ -34,10 +34,10 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     proto, stored = _parse(path)
     _check_external_data(proto, path)
     stored |= _leave_outside(proto, path)
-    problem = _problem(proto)
+    problem = _problem(proto, stored)
     if problem is not None and "topologically sorted" in problem:
         proto = _sorted(proto, path)
-        problem = _problem(proto)
+        problem = _problem(proto, stored)
     if problem is not None:
         raise InvalidModel(f"{path} is not valid ONNX: {problem}")
     model = ir.from_proto(proto)
@@ -46,10 +46,10 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     return model
 
 
-def _problem(proto: onnx.ModelProto) -> str | None:
-    """What ONNX's full check has against a model, whose large weights may be hollow."""
+def _problem(proto: onnx.ModelProto, hollow: Collection[str]) -> str | None:
+    """What ONNX's full check has against a model without the bytes of the initializers named."""
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(checkable(proto, hollow), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         return first_sentence(error)
     return None
@@ -95,7 +95,7 @@ def _stored(tensor: onnx.TensorProto, file: WeightFile, place: Place, path: Path
 
 
 def _leave_outside(proto: onnx.ModelProto, path: Path) -> dict[str, StoredTensor]:
-    """Take the external data of small tensors, and of those in subgraphs, in; the others by name, hollow in `proto`."""
+    """Take the external data of small tensors, and of those in subgraphs, in; the others by name."""
     large = {id(tensor): tensor for tensor in proto.graph.initializer if (stored_length(tensor) or 0) >= wire.LARGE}
     files: dict[str, WeightFile] = {}
     stored: dict[str, StoredTensor] = {}
@@ -111,7 +111,7 @@ def _leave_outside(proto: onnx.ModelProto, path: Path) -> dict[str, StoredTensor
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
         if id(tensor) in large:
-            stored[tensor.name], tensor.raw_data = left, wire.HOLLOW
+            stored[tensor.name] = left
         else:
             tensor.raw_data = left.tobytes()
     return stored
@@ -158,7 +158,8 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     check_writable(path)
-    problem = _problem(skeleton(model)[0])
+    proto, weights = skeleton(model)
+    problem = _problem(proto, {proto.graph.initializer[number].name for number in weights})
     if problem is not None:
         raise VerificationFailed(f"The rewritten model is not valid ONNX, and nothing was written: {problem}")
     try:

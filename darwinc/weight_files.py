@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def stored_length(proto: onnx.TensorProto) -> int | None:
 
 
 def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[int, ir.TensorProtocol]]:
-    """The model without the bytes of its large initializers (`HOLLOW` stands there), and these, by number."""
+    """The model without the bytes of its large initializers, and these, by number."""
     weights: dict[int, ir.TensorProtocol] = {}
     values = list(model.graph.initializers.values())
     for number, value in enumerate(values):
@@ -99,13 +99,26 @@ def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[int, ir.TensorProto
             values[number].const_value = tensor
 
 
+def checkable(proto: onnx.ModelProto, hollow: Collection[str]) -> onnx.ModelProto:
+    """A copy in which initializers without their bytes, which ONNX's checker doesn't take, are graph inputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    graph, known = copy.graph, {value.name for value in proto.graph.input}
+    del graph.initializer[:]
+    for tensor in proto.graph.initializer:
+        if tensor.name not in hollow:
+            graph.initializer.append(tensor)
+        elif tensor.name not in known:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return copy
+
+
 def _hollow(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     proto = onnx.TensorProto(
         name=tensor.name or "",
         data_type=tensor.dtype,
         dims=tensor.shape.numpy(),
         doc_string=tensor.doc_string or "",
-        raw_data=wire.HOLLOW,
     )
     for key, text in tensor.metadata_props.items():
         proto.metadata_props.add(key=key, value=text)
@@ -115,8 +128,6 @@ def _hollow(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 def pieces(model: ir.Model) -> tuple[int, Iterator[bytes | memoryview]]:
     """The model as one file: its size in bytes, and what to write one after another."""
     proto, weights = skeleton(model)
-    for number in weights:
-        proto.graph.initializer[number].ClearField("raw_data")
     size, parts = wire.assembled(proto, {number: tensor.nbytes for number, tensor in weights.items()})
     return size, (bytes_of(weights[part]) if isinstance(part, int) else part for part in parts)
 
@@ -139,7 +150,6 @@ def write_beside(proto: onnx.ModelProto, weights: Mapping[int, ir.TensorProtocol
 
 def point_at(tensor: onnx.TensorProto, location: str, place: Place) -> None:
     """Let a tensor have its bytes outside."""
-    tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, text in (("location", location), ("offset", str(place.offset)), ("length", str(place.length))):
         tensor.external_data.add(key=key, value=text)
