@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 import numpy as np
 import onnx
@@ -295,7 +296,8 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
 def _constant_node_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     for name, attribute in node.attributes.items():
         if name == "value":
-            return attribute.as_tensor()
+            # `as_tensor` asks whether it is one, by a protocol, which takes long where constants are many.
+            return cast(ir.TensorProtocol, attribute.value)
         if name in ("value_int", "value_ints"):
             return ir.tensor(np.asarray(attribute.value, np.int64))
         if name in ("value_float", "value_floats"):

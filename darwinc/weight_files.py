@@ -136,7 +136,9 @@ def bytes_of(tensor: ir.TensorProtocol) -> memoryview:
     """What a file holds of a tensor."""
     if isinstance(tensor, StoredTensor):
         return tensor.file.bytes_at(tensor.place)
-    return memoryview(tensor.tobytes())
+    if tensor.dtype.bitwidth % 8:
+        return memoryview(tensor.tobytes())
+    return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
 
 
 def write_beside(proto: onnx.ModelProto, weights: Mapping[int, ir.TensorProtocol], path: Path, location: str) -> None:

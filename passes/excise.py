@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class _Surgeon:
     excision: Excision
 
     def __post_init__(self) -> None:
+        self.large = graph.stored_bytes(self.model) > graph.PROTOBUF_LIMIT
         self.node = dict(zip(self.channels.nodes, self.model.graph, strict=True))
         self.taken = {str(value.name) for value in (*self.model.graph.inputs, *self.model.graph.initializers.values())}
         self.taken |= {str(value.name) for node in self.model.graph.all_nodes() for value in node.outputs}
@@ -113,12 +115,21 @@ class _Surgeon:
         for cuts, readers in demands[::-1]:
             if not cuts:
                 continue
-            array = _zeroed(tensor, cuts) if zero else _taken(tensor, cuts)
+            made = self._cut(tensor, cuts, zero=zero)
             if spare and readers is demands[0][1]:
-                graph.set_constant(source, ir.tensor(array, name=tensor.name))
-                self._note(source, array, cuts)
+                graph.set_constant(source, made)
+                self._note(source, made, cuts)
             else:
-                self._give_copy(readers, array, cuts)
+                self._give_copy(readers, made, cuts)
+
+    def _cut(self, tensor: ir.TensorProtocol, cuts: dict[int, list[int]], *, zero: bool) -> ir.TensorProtocol:
+        """What is left of a tensor. Those of a large model are made anew each time that somebody looks at them."""
+        make = partial(_zeroed if zero else _taken, tensor, cuts)
+        if not self.large:
+            return ir.tensor(make(), name=tensor.name)
+        whole = tensor.shape.numpy()
+        sizes = whole if zero else [len(cuts.get(axis, range(size))) for axis, size in enumerate(whole)]
+        return ir.LazyTensor(lambda: ir.tensor(make()), tensor.dtype, ir.Shape(sizes), name=tensor.name)
 
     def cut_fills(self, *, zero: bool) -> None:
         """ConstantOfShape is cut by its shape, an integer; zeroed, it takes a stored tensor to say it."""
@@ -130,33 +141,34 @@ class _Surgeon:
             self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in cuts.items()}
             if zero:
                 whole = ir.tensor(_filled(fill))
-                value.replace_all_uses_with(self._copy(str(value.name), _zeroed(whole, cuts)))
+                value.replace_all_uses_with(self._copy(str(value.name), ir.tensor(_zeroed(whole, cuts))))
 
     def _places(self, uses: list[ConstantUse]) -> set[tuple[ir.Node, int]]:
         return {(self.node[use.node], use.index) for use in uses}
 
-    def _note(self, source: ir.Value, array: Array, cuts: dict[int, list[int]]) -> None:
+    def _note(self, source: ir.Value, made: ir.TensorProtocol, cuts: dict[int, list[int]]) -> None:
         for value in (source, *_aliases(source)):
             self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in sorted(cuts.items())}
             if value.shape is not None:
-                value.shape = ir.Shape(array.shape)
+                value.shape = ir.Shape(made.shape.numpy())
 
-    def _give_copy(self, readers: list[ConstantUse], array: Array, cuts: dict[int, list[int]]) -> None:
+    def _give_copy(self, readers: list[ConstantUse], made: ir.TensorProtocol, cuts: dict[int, list[int]]) -> None:
         read = str(readers[0].value.name)
-        value = self._copy(read, array)
+        value = self._copy(read, made)
         for use in readers:
             self.node[use.node].replace_input_with(use.index, value)
         self.excision.copies[str(value.name)] = read
         self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in sorted(cuts.items())}
 
-    def _copy(self, read: str, array: Array) -> ir.Value:
+    def _copy(self, read: str, tensor: ir.TensorProtocol) -> ir.Value:
         """A new initializer `<read>__<k>`."""
         free = (f"{read}__{number}" for number in itertools.count(1))
-        return self._initializer(next(name for name in free if name not in self.taken), array)
+        return self._initializer(next(name for name in free if name not in self.taken), tensor)
 
-    def _initializer(self, name: str, array: Array) -> ir.Value:
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        tensor.name = name
+        shape = ir.Shape(tensor.shape.numpy())
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.model.graph.initializers.add(value)
         self.taken.add(name)
         return value
@@ -297,7 +309,7 @@ class _Surgeon:
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
         name = f"darwinc/{graph.label(node)}/{what}"
-        node.replace_input_with(index, self._initializer(name, numbers))
+        node.replace_input_with(index, self._initializer(name, ir.tensor(numbers)))
 
     def _set_integers(self, source: ir.Value, changes: list[tuple[ir.Node, int, Array]]) -> None:
         alike = all(np.array_equal(array, changes[0][2]) for _, _, array in changes)
@@ -307,7 +319,7 @@ class _Surgeon:
         made: dict[bytes, ir.Value] = {}
         for node, index, array in changes:
             if array.tobytes() not in made:
-                made[array.tobytes()] = self._copy(str(source.name), array)
+                made[array.tobytes()] = self._copy(str(source.name), ir.tensor(array))
             node.replace_input_with(index, made[array.tobytes()])
 
     # Recorded shapes -----------------------------------------------------------------------------------------------
