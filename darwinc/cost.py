@@ -176,7 +176,9 @@ class Terms:
     def _segments_of(self, ids: Ids) -> list[tuple[tuple[int, ...], float]]:
         """The groups that positions of an axis die with, and how many there are for each combination of units."""
         groups = np.sort(self._group_of[self._channels.owners[self._channels.component[ids]]], axis=1)
-        if groups.shape[1] == 1:
+        if len(groups) and (groups == groups[0]).all():
+            kinds, counts = groups[:1], np.array([len(groups)])
+        elif groups.shape[1] == 1:
             kinds, counts = np.unique(groups[:, 0], return_counts=True)
             kinds = kinds[:, None]
         else:

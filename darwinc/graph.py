@@ -35,10 +35,10 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     proto, stored = _parse(path)
     _check_external_data(proto, path)
     stored |= _leave_outside(proto, path)
-    problem = _problem(proto, stored)
+    problem = _problem(proto, _numbers(proto, stored))
     if problem is not None and "topologically sorted" in problem:
         proto = _sorted(proto, path)
-        problem = _problem(proto, stored)
+        problem = _problem(proto, _numbers(proto, stored))
     if problem is not None:
         raise InvalidModel(f"{path} is not valid ONNX: {problem}")
     model = ir.from_proto(proto)
@@ -47,8 +47,12 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     return model
 
 
-def _problem(proto: onnx.ModelProto, hollow: Collection[str]) -> str | None:
-    """What ONNX's full check has against a model without the bytes of the initializers named."""
+def _numbers(proto: onnx.ModelProto, names: Collection[str]) -> set[int]:
+    return {number for number, tensor in enumerate(proto.graph.initializer) if tensor.name in names}
+
+
+def _problem(proto: onnx.ModelProto, hollow: Collection[int]) -> str | None:
+    """What ONNX's full check has against a model without the bytes of some initializers, by number."""
     try:
         onnx.checker.check_model(checkable(proto, hollow), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
@@ -160,7 +164,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     check_writable(path)
     proto, weights = skeleton(model)
-    problem = _problem(proto, {proto.graph.initializer[number].name for number in weights})
+    problem = _problem(proto, weights)
     if problem is not None:
         raise VerificationFailed(f"The rewritten model is not valid ONNX, and nothing was written: {problem}")
     try:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
+from google.protobuf.message import EncodeError
+
+from darwinc.weight_files import checkable, skeleton
 
 Shape = tuple[int | None, ...]
 
 FREE_BATCH, FREE_EXTENT = 1, 224
 """What cost figures assume for symbolic axes: one sample, and images of 224 pixels a side."""
+
+TOLD_BYTES = 1024
+"""Initializers that are larger don't tell inference more than their type and shape."""
 
 
 @dataclass(frozen=True)
@@ -42,38 +49,49 @@ class Shapes:
 
 
 def infer(model: ir.Model) -> Shapes:
-    """Infer on copies; the model itself is not touched. Values of unknown rank are absent."""
-    known = _inferred(model.clone())
-    if all(None not in (known.get(str(value.name)) or ()) for value in model.graph.inputs):
+    """Infer without the weights; the model itself is not touched. Values of unknown rank are absent."""
+    proto = checkable(*skeleton(model, TOLD_BYTES))
+    stored = {str(name): value.const_value for name, value in model.graph.initializers.items()}
+    constants = {name: tuple(tensor.shape.numpy()) for name, tensor in stored.items() if tensor is not None}
+    inputs = [str(value.name) for value in model.graph.inputs]
+    known = _inferred(proto) | constants
+    if all(None not in known.get(name, ()) for name in inputs):
         return Shapes(known, known, symbolic=False)
-    settled = model.clone()
-    for value in settled.graph.inputs:
-        value.shape = _settled(value.shape)
-    for value in settled.graph.outputs:
-        value.shape = None
-    return Shapes(known, _inferred(settled))
+    for value in proto.graph.input:
+        if value.name in inputs and value.type.HasField("tensor_type"):
+            _settle(value.type.tensor_type.shape)
+    for value in proto.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return Shapes(known, _inferred(proto) | constants)
 
 
-def _settled(shape: ir.Shape | None) -> ir.Shape | None:
-    if shape is None:
-        return None
-    sizes = [
-        size if isinstance(size, int) else FREE_BATCH if axis == 0 else FREE_EXTENT for axis, size in enumerate(shape)
-    ]
-    return ir.Shape(sizes)
+def _settle(shape: onnx.TensorShapeProto) -> None:
+    for axis, size in enumerate(shape.dim):
+        if not size.HasField("dim_value"):
+            size.dim_value = FREE_BATCH if axis == 0 else FREE_EXTENT
 
 
-def _inferred(copy: ir.Model) -> dict[str, Shape]:
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
-    values = [*copy.graph.inputs, *copy.graph.initializers.values()]
-    values += [output for node in copy.graph for output in node.outputs]
+def _inferred(proto: onnx.ModelProto) -> dict[str, Shape]:
+    """Every shape that is told or found; only those that are told where inference fails."""
+    # Where it fails, what is told will have to do: the values in between become barriers.
+    with contextlib.suppress(onnx.shape_inference.InferenceError, ValueError, RuntimeError, EncodeError):
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     shapes: dict[str, Shape] = {}
-    for value in values:
-        if value.const_value is not None:
-            shapes[str(value.name)] = tuple(value.const_value.shape.numpy())
-        elif value.shape is not None:
-            shapes[str(value.name)] = tuple(size if isinstance(size, int) else None for size in value.shape)
+    for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output):
+        shape = _shape(value.type)
+        if shape is not None:
+            shapes[value.name] = tuple(size.dim_value if size.HasField("dim_value") else None for size in shape.dim)
     return shapes
+
+
+def _shape(kind: onnx.TypeProto) -> onnx.TensorShapeProto | None:
+    """The shape of a tensor, or of those in a sequence; None where the rank is unknown."""
+    if kind.HasField("sequence_type"):
+        return _shape(kind.sequence_type.elem_type)
+    if kind.HasField("optional_type"):
+        return _shape(kind.optional_type.elem_type)
+    return kind.tensor_type.shape if kind.tensor_type.HasField("shape") else None
 
 
 def _sharper(first: Shape, second: Shape) -> Shape:

@@ -82,13 +82,14 @@ def stored_length(proto: onnx.TensorProto) -> int | None:
     return -(-int(np.prod(proto.dims, dtype=object)) * kind.bitwidth // 8)
 
 
-def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[int, ir.TensorProtocol]]:
-    """The model without the bytes of its large initializers, and these, by number."""
+def skeleton(model: ir.Model, large: int | None = None) -> tuple[onnx.ModelProto, dict[int, ir.TensorProtocol]]:
+    """The model without the bytes of its large initializers, and these, by number; `large` are `wire.LARGE` bytes."""
+    least = wire.LARGE if large is None else large
     weights: dict[int, ir.TensorProtocol] = {}
     values = list(model.graph.initializers.values())
     for number, value in enumerate(values):
         tensor = value.const_value
-        if tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes >= wire.LARGE:
+        if tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes >= least:
             weights[number] = tensor
     try:
         for number, tensor in weights.items():
@@ -99,14 +100,14 @@ def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[int, ir.TensorProto
             values[number].const_value = tensor
 
 
-def checkable(proto: onnx.ModelProto, hollow: Collection[str]) -> onnx.ModelProto:
-    """A copy in which initializers without their bytes, which ONNX's checker doesn't take, are graph inputs."""
+def checkable(proto: onnx.ModelProto, hollow: Collection[int]) -> onnx.ModelProto:
+    """A copy in which the initializers without their bytes, by number, are graph inputs: ONNX wants bytes."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     graph, known = copy.graph, {value.name for value in proto.graph.input}
     del graph.initializer[:]
-    for tensor in proto.graph.initializer:
-        if tensor.name not in hollow:
+    for number, tensor in enumerate(proto.graph.initializer):
+        if number not in hollow:
             graph.initializer.append(tensor)
         elif tensor.name not in known:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
