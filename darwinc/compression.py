@@ -237,7 +237,7 @@ def _read(run: _Run) -> tuple[ir.Model, list[str]]:
     with run.terminal.stage("reading"):
         start = time.perf_counter()
         model = graph.load_model(run.source)
-        open_session(model, optimization="disabled")
+        open_session(model, optimization="disabled", label=str(run.source))
         released = graph.release_initializer_inputs(model)
         if released:
             shown = ", ".join(released[:3]) + (f" and {len(released) - 3} more" if len(released) > 3 else "")

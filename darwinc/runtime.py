@@ -84,8 +84,11 @@ def open_session(
     threads: int = 1,
     providers: Sequence[str] = CPU,
     optimization: Optimization = "all",
+    label: str | None = None,
 ) -> onnxruntime.InferenceSession:
     """A quiet session whose threads don't spin between runs; a path also finds external data beside the file.
+
+    `label` is what messages call the model: by default its path, or "the model in memory".
 
     A model in memory of any size is taken with its weights in files, mapped into memory and not rearranged for speed:
     such a session opens fast and holds little, and is no measure of latency.
@@ -96,9 +99,10 @@ def open_session(
     _require_providers(providers)
     if isinstance(model, Path) and not model.is_file():
         raise InvalidModel(f"{model} is not a file: give the path of an ONNX model")
+    label = label or (str(model) if isinstance(model, Path) else "the model in memory")
     options = _options(threads, optimization)
     if not isinstance(model, ir.Model):
-        return _started(model, options, providers)
+        return _started(model, options, providers, label)
     # On Windows a file that a session has mapped can't be removed before the session is.
     with tempfile.TemporaryDirectory(prefix="darwinc-", ignore_cleanup_errors=True) as folder:
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -112,13 +116,12 @@ def open_session(
                 f"{folder} can't take the temporary files that a check in ONNX Runtime needs ({error.strerror}): make "
                 "room, or name another folder in TMPDIR."
             ) from error
-        return _started(skeleton, options, providers)
+        return _started(skeleton, options, providers, label)
 
 
 def _started(
-    model: bytes | Path, options: onnxruntime.SessionOptions, providers: Sequence[str]
+    model: bytes | Path, options: onnxruntime.SessionOptions, providers: Sequence[str], label: str
 ) -> onnxruntime.InferenceSession:
-    label = str(model) if isinstance(model, Path) else "the model in memory"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         try:

@@ -126,10 +126,10 @@ class _Surgeon:
         """What is left of a tensor. Those of a large model are made anew each time that somebody looks at them."""
         make = partial(_zeroed if zero else _taken, tensor, cuts)
         if not self.large:
-            return ir.tensor(make(), name=tensor.name)
+            return ir.Tensor(make(), tensor.dtype, name=tensor.name)
         whole = tensor.shape.numpy()
         sizes = whole if zero else [len(cuts.get(axis, range(size))) for axis, size in enumerate(whole)]
-        return ir.LazyTensor(lambda: ir.tensor(make()), tensor.dtype, ir.Shape(sizes), name=tensor.name)
+        return ir.LazyTensor(lambda: ir.Tensor(make(), tensor.dtype), tensor.dtype, ir.Shape(sizes), name=tensor.name)
 
     def cut_fills(self, *, zero: bool) -> None:
         """ConstantOfShape is cut by its shape, an integer; zeroed, it takes a stored tensor to say it."""
