@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,12 @@ def transpose(flow: Flow, node: ir.Node) -> None:
 
 def concat(flow: Flow, node: ir.Node) -> None:
     """Positions follow each other along one axis and are tied along the others."""
-    operands = [flow.tracked(node, index) for index in range(len(node.inputs))]
+    join(flow, node, range(len(node.inputs)))
+
+
+def join(flow: Flow, node: ir.Node, places: Sequence[int]) -> None:
+    """A Concat of the inputs `places`."""
+    operands = [flow.tracked(node, index) for index in places]
     if any(operand is None for operand in operands):
         flow.barrier(node, UNKNOWN)
         return
@@ -51,15 +57,15 @@ def concat(flow: Flow, node: ir.Node) -> None:
         axes[axis] = np.concatenate([ids for ids in along if ids is not None])
     silent = [all(part.is_silent(place) for part in parts) for place in range(len(axes))]
     dtype = next((part.dtype for part in parts if part.dtype is not None), None)
-    flow.put(node, axes, silent=silent, numbers=_joined(flow, node, parts), dtype=dtype)
+    flow.put(node, axes, silent=silent, numbers=_joined(flow, node, places, parts), dtype=dtype)
 
 
-def _joined(flow: Flow, node: ir.Node, parts: list[Tracked]) -> tuple[Number, ...] | None:
+def _joined(flow: Flow, node: ir.Node, places: Sequence[int], parts: list[Tracked]) -> tuple[Number, ...] | None:
     """Numbers that follow each other; what isn't known of one part leaves gaps, not silence about the others."""
     if all(part.numbers is None for part in parts):
         return None
     joined: list[Number] = []
-    for index, part in enumerate(parts):
+    for index, part in zip(places, parts, strict=True):
         length = part.axes[0] if len(part.axes) == 1 else None
         if part.numbers is None and length is None:
             flow.rely((number for other in parts for number in other.numbers or ()), node)

@@ -62,14 +62,21 @@ def constant_of_shape(flow: Flow, node: ir.Node) -> None:
         many = (number,) * len(stored[0]) if listed and stored and len(stored[0]) <= 64 else None
         flow.put(node, stored, silent=(True,) * len(stored), numbers=many, dtype=INT64 if listed else None)
         return
-    axes: list[Axis] = []
-    for number, size in zip(numbers, sizes, strict=False):
-        if number.axis is None or (number.origin is not None and not is_fixed(number.axis)):
-            flow.rely([number], node)
-            axes.append(fixed_like((size,))[0])
-        else:
-            axes.append(number.axis)
-    flow.put(node, axes)
+    axes = [_filled(flow, node, number, size) for number, size in zip(numbers, sizes, strict=False)]
+    value = node.attributes.get("value")
+    flow.put(node, axes, silent=(value is None or not value.as_tensor().numpy().any(),) * len(axes))
+
+
+def _filled(flow: Flow, node: ir.Node, number: Number, size: int | None) -> Axis:
+    """An axis of a filled tensor, whose computed size follows where it can be written down (initial states)."""
+    if number.axis is not None and (number.origin is None or is_fixed(number.axis)):
+        return number.axis
+    if number.origin is None or size is None:
+        flow.rely([number], node)
+        return fixed_like((size,))[0]
+    ids = flow.fresh(size)
+    flow.follow(number, ids, node)
+    return ids
 
 
 def gather(flow: Flow, node: ir.Node) -> None:
