@@ -101,7 +101,7 @@ class CostModel:
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
-        self.constant_terms = Terms(channels, _stored_axes(channels))
+        self.constant_terms = Terms(channels, stored_axes(channels))
         self.work_terms = Terms(channels, [(axes, factor) for _, axes, factor in channels.flow.work])
 
     def parameters(self, dead: Mask) -> int:
@@ -117,7 +117,7 @@ class CostModel:
         return self.work_terms if kind == "macs" else self.constant_terms
 
 
-def _stored_axes(channels: Channels) -> Iterable[tuple[tuple[Ids, ...], int]]:
+def stored_axes(channels: Channels) -> Iterable[tuple[tuple[Ids, ...], int]]:
     seen: set[int] = set()
     for use in channels.flow.uses:
         source, tensor = graph.constant_source(use.value), graph.constant_tensor(use.value)

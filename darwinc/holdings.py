@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from darwinc.axis_flow import FIXED, Ids, is_fixed
-from darwinc.channels import Channels, Mask, _components
-from darwinc.cost import _stored_axes
+from darwinc.axis_record import FIXED, Ids, is_fixed
+from darwinc.channels import Channels, Mask
+from darwinc.cost import stored_axes
 from darwinc.plain_words import PlainWords
+from darwinc.products import connect
 
 SPARED = "kept by --protect or --only"
 SINGLE = "a channel like no other, and the last of a group stays"
@@ -98,7 +99,7 @@ def units_of(channels: Channels, chosen: Sequence[bool]) -> Mask:
 
 def holdings(channels: Channels, eligible: Sequence[bool], words: PlainWords) -> Holdings:
     """Count what every barrier holds, where only groups that are `eligible` (one flag per group) may lose channels."""
-    component, _ = _components(channels.flow)
+    component, _ = connect(channels.flow)
     gone = units_of(channels, eligible)
     keys, owned, owners = _ownership(channels, component, gone)
     class_of, members = _classes(owned, owners, int(component.max()) + 1, len(keys))
@@ -158,7 +159,7 @@ def _held_constants(channels: Channels, class_of: npt.NDArray[np.int64], gone: M
         return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
     constants = []
-    for axes, _ in _stored_axes(channels):
+    for axes, _ in stored_axes(channels):
         classes = [count(ids) for ids in axes]
         constants.append(_Constant(classes, [sum(axis.values()) for axis in classes]))
     return [constant for constant in constants if constant.held]

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import is_fixed
+from darwinc.axis_record import is_fixed
 from darwinc.channels import Channels, analyse, barriers
 from darwinc.cost import Cost, CostModel, Terms, measure
 from darwinc.holdings import Holdings, Kind, holdings
@@ -189,7 +189,9 @@ def _contents(channels: Channels) -> list[list[ir.Node]]:
     found: list[dict[ir.Node, None]] = [{} for _ in channels.groups]
     for use in channels.flow.uses:
         for ids in use.axes:
-            for number in () if is_fixed(ids) else np.unique(group_of[channels.component[ids]]).tolist():
+            if is_fixed(ids):
+                continue
+            for number in np.unique(group_of[channels.owners[channels.component[ids]]]).tolist():
                 if number >= 0:
                     found[number][use.node] = None
     return [list(nodes) for nodes in found]

@@ -104,17 +104,15 @@ class TorchGraph(torch.nn.Module):
 
     def _step(self, node: ir.Node, outputs: tuple[str, ...]) -> Step:
         name = graphs.label(node)
-        if not graphs.is_standard(node) or node.op_type not in self._rules:
-            operator = node.op_type if graphs.is_standard(node) else f"{node.domain}::{node.op_type}"
+        operator = node.op_type if graphs.is_standard(node) else f"{node.domain}::{node.op_type}"
+        if operator not in self._rules:
             raise UnsupportedOperator(
                 f"The operator {operator} of node {name!r} has no torch rule; compress without data, which needs none."
             )
         inputs = tuple(value.name if value is not None and value.name else None for value in node.inputs)
-        read = [
-            (position, inputs[position]) for position in HOST_OPERANDS.get(node.op_type, ()) if position < len(inputs)
-        ]
+        read = [(position, inputs[position]) for position in HOST_OPERANDS.get(operator, ()) if position < len(inputs)]
         literals = {position: self._literals[operand] for position, operand in read if operand in self._literals}
-        return Step(node, node.op_type, name, inputs, outputs, (), attributes(node, name), literals)
+        return Step(node, operator, name, inputs, outputs, (), attributes(node, name), literals)
 
     def _note_literal(self, name: str, value: torch.Tensor) -> None:
         if value.numel() <= LONGEST_LITERAL and value.device.type == "cpu":
@@ -208,7 +206,7 @@ class TorchGraph(torch.nn.Module):
         if device.type != "cpu":
             tensors = _on_one_device(tensors, HOST_OPERANDS.get(step.op_type, ()))
         result = self._rules[step.op_type](Call(step, tensors, self._opset, device))
-        return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+        return (result,) if isinstance(result, torch.Tensor) else tuple(result)[: len(step.outputs)]
 
     def value(self, name: str, environment: Environment) -> torch.Tensor:
         """A value by name: computed, or a constant."""

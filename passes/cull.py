@@ -141,16 +141,24 @@ def eligible(channels: Channels, protect: Iterable[str], only: Iterable[str]) ->
     Raises:
         UsageError: a pattern that matches nothing.
     """
-    names = [_names(channels, group) for group in channels.groups]
+    if not tuple(protect) and not tuple(only):
+        return [True] * len(channels.groups)
+    names = _names(channels)
     protected = _matching(names, tuple(protect), "--protect")
     wanted = _matching(names, tuple(only), "--only") if tuple(only) else [True] * len(names)
     return [may and not must_not for may, must_not in zip(wanted, protected, strict=True)]
 
 
-def _names(channels: Channels, group: ChannelGroup) -> set[str]:
-    tensors = {member.tensor for member in group.members}
-    nodes = {graph.label(use.node) for use in channels.flow.uses if str(use.value.name) in tensors}
-    return {group.id} | tensors | nodes
+def _names(channels: Channels) -> list[set[str]]:
+    """What each group answers to: its id, its tensors and the nodes that read them."""
+    readers: dict[str, set[str]] = {}
+    for use in channels.flow.uses:
+        readers.setdefault(str(use.value.name), set()).add(graph.label(use.node))
+    found = []
+    for group in channels.groups:
+        tensors = {member.tensor for member in group.members}
+        found.append({group.id} | tensors | {node for tensor in tensors for node in readers.get(tensor, ())})
+    return found
 
 
 def _matching(names: list[set[str]], patterns: tuple[str, ...], option: str) -> list[bool]:

@@ -251,8 +251,9 @@ def test_initializers_leave_the_inputs(tmp_path: Path) -> None:
 def unknown_to_torch() -> onnx.ModelProto:
     """A classifier that ends in an operator which ONNX Runtime has and torch's twin hasn't."""
     model = build(CLASSIFIER.replace("y = Gemm", "z = Gemm"))
-    model.graph.node.append(helper.make_node("Gelu", ["z"], ["y"], "last", domain="com.microsoft"))
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    scaler = helper.make_node("Scaler", ["z"], ["y"], "last", domain="ai.onnx.ml", offset=[0.0], scale=[0.5])
+    model.graph.node.append(scaler)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
     return model
 
 

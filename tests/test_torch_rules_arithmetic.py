@@ -35,6 +35,7 @@ UNARY = [
     Case("Gelu", [WIDE], opset=20),
     Case("Gelu", [WIDE], {"approximate": "tanh"}, opset=20),
     Case("Swish", [WIDE], {"alpha": 1.5}, opset=24, reference=True),
+    Case("SwiGLU", [WIDE, noise(3, 4)], {"alpha": 1.5}, opset=28, reference=True),
     Case("LeakyRelu", [WIDE], {"alpha": 0.3}),
     Case("Elu", [WIDE], {"alpha": 0.7}),
     Case("Celu", [WIDE], {"alpha": 0.7}),

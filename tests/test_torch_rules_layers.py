@@ -1,4 +1,4 @@
-"""Torch rules of layers: convolutions, products, normalization, pooling, recurrence, quantization."""
+"""Torch rules of layers: convolutions, products, normalization, pooling, recurrence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tests.operator_cases import (
     POSITIVE,
-    WIDE,
     X3,
     X4,
     X5,
@@ -21,7 +20,6 @@ from tests.operator_cases import (
     noise,
     scalar,
     ways,
-    whole,
 )
 
 CONVOLUTION = [
@@ -55,6 +53,14 @@ CONVOLUTION = [
     Case("ConvTranspose", [X4, noise(4, 3, 1, 2), noise(3)], {"strides": [2, 3], "auto_pad": "SAME_UPPER"}),
     Case("ConvTranspose", [X4, noise(4, 3, 1, 1), noise(3)], {"strides": [2, 2], "output_padding": [1, 0]}),
     Case("ConvTranspose", [X5, noise(2, 3, 2, 2, 2)], {"strides": [2, 1, 2]}),
+    *(
+        Case(op, [noise(2, 4, 5), noise(4, 1, 3), noise(4), *more], {"activation": how}, opset, 2, reference)
+        for op, opset, reference in (
+            ("CausalConvWithState", 27, True),
+            ("com.microsoft::CausalConvWithState", 17, False),
+        )
+        for how, more in (("none", []), ("silu", [noise(2, 4, 2, seed=1)]))
+    ),
     Case("Gemm", [noise(3, 4), noise(5, 4), noise(5)], {"transB": 1}),
     Case("Gemm", [noise(3, 4), noise(4, 5), noise(5)], opset=7),
     Case("Gemm", [noise(4, 3), noise(4, 5), noise(3, 1)], {"transA": 1, "alpha": 0.5, "beta": 2.0}),
@@ -80,6 +86,8 @@ NORMALIZATION = [
     Case("GroupNormalization", [X4, noise(2), noise(2, seed=1)], {"num_groups": 2}, opset=18),
     Case("GroupNormalization", [X4, noise(4), noise(4, seed=1)], {"num_groups": 2}, opset=21),
     Case("RMSNormalization", [noise(2, 3, 8), noise(8)], {"axis": -1}, opset=23),
+    Case("RMSNormalization", [noise(2, 3, 8), noise(3, 8)], {"axis": 1, "epsilon": 0.1}, opset=23),
+    Case("SimplifiedLayerNormalization", [noise(2, 3, 8), noise(8)], {"epsilon": 0.1}, outputs=2),
     Case("LRN", [noise(2, 7, 3, 4)], {"size": 3, "alpha": 0.5, "beta": 0.6, "bias": 1.5}),
     Case("LRN", [noise(2, 7, 3, 4)], {"size": 5, "alpha": 0.5}, opset=7),
     Case("MeanVarianceNormalization", [X4]),
@@ -131,15 +139,6 @@ POOLING = [
     *(Case(op, [x]) for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool") for x in (X3, X4, X5)),
 ]
 
-INTEGERS8 = whole(3, 4, low=-100, high=100).astype(np.int8)
-QUANTIZATION = [
-    Case("QuantizeLinear", [WIDE, scalar(0.05), np.array(3, np.uint8)]),
-    Case("QuantizeLinear", [WIDE, POSITIVE[0], np.zeros(4, np.int8)], {"axis": 1}),
-    Case("QuantizeLinear", [WIDE, scalar(0.05)], opset=10),
-    Case("DequantizeLinear", [INTEGERS8, scalar(0.05), np.array(3, np.int8)]),
-    Case("DequantizeLinear", [INTEGERS8, POSITIVE[:, 0], np.array([1, 2, 3], np.int8)], {"axis": 0}),
-]
-
 STEPS = noise(5, 2, 3)
 
 
@@ -168,6 +167,31 @@ RECURRENCE = [
     Case("GRU", [STEPS, *gates(3)[:2]], {"hidden_size": 4}, outputs=2),
     Case("GRU", [STEPS, *gates(3, 2), LENGTHS], {"hidden_size": 4, "direction": "bidirectional"}, outputs=2),
     Case("RNN", [STEPS, *gates(1)], {"hidden_size": 4, "activations": ["Relu"]}, outputs=2),
+    Case("LSTM", [STEPS, *gates(4)], {"hidden_size": 4, "input_forget": 1}, outputs=3),
+    Case(
+        "LSTM",
+        [STEPS, *gates(4, 2), None, None, None, noise(2, 12)],
+        {
+            "hidden_size": 4,
+            "direction": "bidirectional",
+            "activations": ["HardSigmoid", "ScaledTanh", "Affine", "Sigmoid", "LeakyRelu", "Elu"],
+            "activation_alpha": [0.3, 0.9, 1.1, 0.2, 0.7],
+            "activation_beta": [0.4, 0.8, 0.1],
+        },
+        outputs=3,
+    ),
+    *(
+        Case("RNN", [STEPS, *gates(1)], {"hidden_size": 4, "activations": [name], **more})
+        for name, more in (
+            ("Affine", {"activation_alpha": [0.5], "activation_beta": [0.1]}),
+            ("ThresholdedRelu", {"activation_alpha": [0.3]}),
+            ("LeakyRelu", {}),
+            ("Elu", {}),
+            ("HardSigmoid", {}),
+            ("Softsign", {}),
+            ("Softplus", {}),
+        )
+    ),
     Case(
         "GRU",
         [noise(2, 5, 3), *gates(3)],
@@ -177,7 +201,7 @@ RECURRENCE = [
     ),
 ]
 
-CASES = [*CONVOLUTION, *NORMALIZATION, *POOLING, *QUANTIZATION, *RECURRENCE]
+CASES = [*CONVOLUTION, *NORMALIZATION, *POOLING, *RECURRENCE]
 
 
 @pytest.mark.parametrize(("case", "constant"), ways(CASES), ids=str)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 
 from .call import Call, Rule
+
+Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 class _AxisFunction(Protocol):
@@ -49,6 +53,11 @@ def swish(call: Call) -> torch.Tensor:
     return call.first * torch.sigmoid(call.first * call.real("alpha", 1.0))
 
 
+def swish_gate(call: Call) -> torch.Tensor:
+    """The swish of the first operand times the second."""
+    return swish(call) * call.tensor(1)
+
+
 def gelu(call: Call) -> torch.Tensor:
     return F.gelu(call.first, approximate=call.text("approximate", "none"))
 
@@ -88,6 +97,42 @@ def _over_axis(call: Call, function: _AxisFunction) -> torch.Tensor:
     return function(x.flatten(axis), axis).reshape(x.shape)
 
 
+class Named(NamedTuple):
+    """An activation that another operator names in an attribute: the defaults of its parameters, and the function."""
+
+    defaults: tuple[float, ...]
+    function: Callable[..., torch.Tensor]
+
+
+NAMED: dict[str, Named] = {
+    "Affine": Named((1.0, 0.0), lambda x, alpha, beta: alpha * x + beta),
+    "Clip": Named((-math.inf, math.inf), torch.clamp),
+    "Elu": Named((1.0,), F.elu),
+    "HardSigmoid": Named((0.2, 0.5), lambda x, alpha, beta: (alpha * x + beta).clamp(0.0, 1.0)),
+    "LeakyRelu": Named((0.01,), F.leaky_relu),
+    "Relu": Named((), F.relu),
+    "ScaledTanh": Named((1.0, 1.0), lambda x, alpha, beta: alpha * torch.tanh(beta * x)),
+    "Sigmoid": Named((), torch.sigmoid),
+    "Softplus": Named((), F.softplus),
+    "Softsign": Named((), F.softsign),
+    "Tanh": Named((), torch.tanh),
+    "ThresholdedRelu": Named((1.0,), lambda x, alpha: F.threshold(x, alpha, 0.0)),
+}
+
+
+def named(call: Call, name: str, parameters: Sequence[float]) -> Activation:
+    """The activation of this name with these parameters, as far as they are given.
+
+    Raises:
+        UnsupportedOperator: there is none of this name.
+    """
+    found = NAMED.get(name)
+    if found is None:
+        raise call.unsupported(f"the activation {name}")
+    values = (*parameters, *found.defaults[len(parameters) :])
+    return lambda x: found.function(x, *values)
+
+
 RULES: dict[str, Rule] = {
     "Relu": lambda call: F.relu(call.first),
     "LeakyRelu": leaky_relu,
@@ -100,6 +145,7 @@ RULES: dict[str, Rule] = {
     "HardSigmoid": hard_sigmoid,
     "HardSwish": lambda call: F.hardswish(call.first),
     "Swish": swish,
+    "SwiGLU": swish_gate,
     "Tanh": lambda call: torch.tanh(call.first),
     "Gelu": gelu,
     "Mish": lambda call: F.mish(call.first),

@@ -9,9 +9,10 @@ from typing import TypeAlias, cast
 import onnx_ir as ir
 import torch
 
+from darwinc import graph as graphs
 from darwinc.errors import UnsupportedOperator
 
-from .convert import Attribute, torch_type
+from .convert import ONNX_TYPES, Attribute, torch_type
 
 Literal: TypeAlias = tuple[int | float | bool, ...]
 Result: TypeAlias = torch.Tensor | Sequence[torch.Tensor]
@@ -23,6 +24,7 @@ class Step:
     """One node of the twin, in topological order.
 
     Attributes:
+        op_type: the key of its rule: the operator's name, after its domain where that isn't the standard's.
         name: what messages call the node.
         inputs: value names, None for an operand that was left out.
         outputs: value names, "" for an output that was left out.
@@ -76,6 +78,17 @@ class Call:
     def has(self, position: int) -> bool:
         """Was this operand given?"""
         return position < len(self.tensors) and self.tensors[position] is not None
+
+    def on(self, *tensors: torch.Tensor | None) -> Call:
+        """The same node on other operands: what a fused or quantized operator has in common with a plain one."""
+        return Call(self.step, tensors, self.opset, self.device)
+
+    def onnx_type(self, position: int) -> ir.DataType:
+        """The type that the model declares for an operand, which may be narrower than the one it is computed in."""
+        value = self.node.inputs[position]
+        stored = graphs.constant_tensor(value)
+        declared = stored.dtype if stored is not None else value.dtype if value is not None else None
+        return declared or ONNX_TYPES[self.tensor(position).dtype]
 
     def _numbers(self, position: int) -> Literal:
         literal = self.step.literals.get(position)

@@ -14,7 +14,7 @@ from darwinc.errors import InvalidData, UnsupportedOperator
 Attribute: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | torch.Tensor
 FeedValue: TypeAlias = "torch.Tensor | npt.NDArray[np.generic]"
 
-# Half precision is computed in float32, and the unsigned integers that torch hardly knows in a wider signed type.
+# Half precision is computed in float32, and integers that torch hardly knows in a wider type.
 TORCH_TYPES: dict[ir.DataType, torch.dtype] = {
     ir.DataType.FLOAT: torch.float32,
     ir.DataType.FLOAT16: torch.float32,
@@ -29,15 +29,36 @@ TORCH_TYPES: dict[ir.DataType, torch.dtype] = {
     ir.DataType.UINT64: torch.int64,
     ir.DataType.INT64: torch.int64,
     ir.DataType.BOOL: torch.bool,
+    ir.DataType.INT4: torch.int8,
+    ir.DataType.UINT4: torch.uint8,
+    ir.DataType.INT2: torch.int8,
+    ir.DataType.UINT2: torch.uint8,
 }
 
-# Outputs of these types are computed in another one and cast at the end.
+# The first of the types that are computed in a torch type.
+ONNX_TYPES: dict[torch.dtype, ir.DataType] = {dtype: onnx for onnx, dtype in reversed(TORCH_TYPES.items())}
+
+# Outputs of these types are computed in another one and cast at the end. Quantized values are among them because they
+# are floats while a gradient passes through them.
 DECLARED_TYPES: dict[ir.DataType, torch.dtype] = {
     ir.DataType.FLOAT16: torch.float16,
     ir.DataType.BFLOAT16: torch.bfloat16,
+    ir.DataType.INT8: torch.int8,
+    ir.DataType.UINT8: torch.uint8,
+    ir.DataType.INT16: torch.int16,
     ir.DataType.UINT16: torch.uint16,
+    ir.DataType.INT32: torch.int32,
     ir.DataType.UINT32: torch.uint32,
     ir.DataType.UINT64: torch.uint64,
+}
+
+# numpy types for what torch can't read.
+WIDENED: dict[ir.DataType, type[np.generic]] = {
+    ir.DataType.BFLOAT16: np.float32,
+    ir.DataType.INT4: np.int8,
+    ir.DataType.UINT4: np.uint8,
+    ir.DataType.INT2: np.int8,
+    ir.DataType.UINT2: np.uint8,
 }
 
 
@@ -45,7 +66,7 @@ def torch_type(data_type: ir.DataType | int, where: str) -> torch.dtype:
     """The torch type that an ONNX type is computed in.
 
     Raises:
-        UnsupportedOperator: strings, complex numbers, and types of less than a byte.
+        UnsupportedOperator: strings, complex numbers, and floats of a byte or less.
     """
     data_type = ir.DataType(data_type)
     if data_type not in TORCH_TYPES:
@@ -74,8 +95,8 @@ def to_torch(tensor: ir.TensorProtocol, where: str) -> torch.Tensor:
     """
     dtype = torch_type(tensor.dtype, where)
     array = np.array(tensor.numpy())
-    if tensor.dtype == ir.DataType.BFLOAT16:
-        array = array.astype(np.float32)
+    if tensor.dtype in WIDENED:
+        array = array.astype(WIDENED[tensor.dtype])
     return torch.from_numpy(array).to(dtype)
 
 

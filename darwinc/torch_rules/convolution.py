@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-from .call import Call, Rule
+from .call import Call, Result, Rule
 from .windows import Window, pad_spatial
 
 CONVOLUTIONS: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -51,6 +51,16 @@ def conv_transpose(call: Call) -> torch.Tensor:
     return whole if bias is None else whole + bias.reshape(-1, *(1,) * rank)
 
 
+def causal_conv(call: Call) -> Result:
+    """A depthwise convolution of x [N, C, L] that looks back only, and the last steps [N, C, K - 1] to go on from."""
+    x, weight, past = call.first, call.tensor(1), call.optional(3)
+    kept = weight.shape[2] - 1
+    x = F.pad(x, (kept, 0)) if past is None else torch.cat([past, x], 2)
+    out = F.conv1d(x, weight, call.optional(2), groups=x.shape[1])
+    out = out if call.text("activation", "none") == "none" else F.silu(out)
+    return out, x.narrow(2, x.shape[2] - kept, kept)
+
+
 def _transposed_pads(
     call: Call, window: Window, sizes: Sequence[int], extra: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -76,4 +86,4 @@ def _rank(call: Call, weight: torch.Tensor) -> int:
     return rank
 
 
-RULES: dict[str, Rule] = {"Conv": conv, "ConvTranspose": conv_transpose}
+RULES: dict[str, Rule] = {"Conv": conv, "ConvTranspose": conv_transpose, "CausalConvWithState": causal_conv}

@@ -35,7 +35,9 @@ def constant_of_shape(call: Call) -> torch.Tensor:
 
 def range_(call: Call) -> torch.Tensor:
     """start, start + delta, ... up to limit, which is left out."""
-    start, limit, delta = (call.numbers(position)[0] for position in range(3))
+    start, limit = call.numbers(0)[0], call.numbers(1)[0]
+    # ONNX Runtime's own Range may leave delta out.
+    delta = call.numbers(2)[0] if call.has(2) else 1
     count = max(0, math.ceil((limit - start) / delta))
     return torch.arange(count).to(call.first.dtype) * delta + start
 

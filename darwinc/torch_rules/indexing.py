@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from .call import Call, Operands, Rule
+from .call import Call, Operands, Result, Rule
 
 REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
@@ -115,6 +115,33 @@ def reverse_sequence(call: Call) -> torch.Tensor:
     return torch.gather(x, time, order)
 
 
+def tensor_scatter(call: Call) -> torch.Tensor:
+    """A cache [N, ...] with updates written along one axis, from a place of its own in each sample."""
+    cache, update, start = call.first, call.tensor(1), call.optional(2)
+    axis = call.integer("axis", -2) % cache.ndim
+    places = torch.arange(update.shape[axis], device=update.device)
+    places = places if start is None else places + start[:, None]
+    if call.text("mode", "linear") == "circular":
+        places = places % cache.shape[axis]
+    shape = [1] * cache.ndim
+    shape[0], shape[axis] = places.shape[0] if places.ndim > 1 else 1, update.shape[axis]
+    return cache.scatter(axis, places.reshape(shape).expand_as(update), update)
+
+
+def unique(call: Call) -> Result:
+    """Distinct values (or slices), where each is met first, which one each element is, and how often it is met."""
+    x, axis = call.first, call.attributes.get("axis")
+    x, axis = (x.reshape(-1), 0) if axis is None else (x, call.integer("axis", 0))
+    values, which, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=axis)
+    places = torch.arange(len(which), device=x.device)
+    first = torch.full_like(counts, len(which)).scatter_reduce(0, which, places, "amin")
+    if not call.integer("sorted", 1):
+        order = first.argsort()
+        values, first, counts = values.index_select(axis, order), first[order], counts[order]
+        which = order.argsort()[which]
+    return values, first, which, counts
+
+
 HOST_OPERANDS: Operands = {"Gather": (1,), "OneHot": (1,), "Trilu": (1,)}
 
 RULES: dict[str, Rule] = {
@@ -129,4 +156,6 @@ RULES: dict[str, Rule] = {
     "OneHot": one_hot,
     "Trilu": triangle,
     "ReverseSequence": reverse_sequence,
+    "TensorScatter": tensor_scatter,
+    "Unique": unique,
 }

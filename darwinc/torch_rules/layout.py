@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from .call import Call, Operands, Result, Rule
+from .windows import Window, pad_spatial
 
 PAD_MODES = ("edge", "reflect", "wrap")
 
@@ -157,6 +158,32 @@ def space_to_depth(call: Call) -> torch.Tensor:
     return blocks.permute(0, 3, 5, 1, 2, 4).reshape(samples, channels * block**2, height // block, width // block)
 
 
+def center_crop_pad(call: Call) -> torch.Tensor:
+    """Cut or pad with zeros at both ends of each axis; an odd element goes to the end."""
+    x, wanted = call.first, call.integers(1)
+    axes = call.listed("axes") or tuple(range(x.ndim))
+    amounts = [0] * (2 * x.ndim)
+    for axis, size in zip(axes, wanted, strict=True):
+        missing = size - x.shape[axis]
+        before = missing // 2 if missing > 0 else -(-missing // 2)
+        # F.pad wants the last axis first.
+        place = 2 * (x.ndim - 1 - axis % x.ndim)
+        amounts[place : place + 2] = before, missing - before
+    return F.pad(x, amounts)
+
+
+def col2im(call: Call) -> torch.Tensor:
+    """The sum of overlapping blocks [N, C * taps, blocks] in an image [N, C, H, W]."""
+    image, block = call.integers(1), call.integers(2)
+    if len(image) != 2:
+        raise call.unsupported(f"{len(image)} spatial axes")
+    window = Window.of(call, block)
+    begins, ends = window.pads(image)
+    whole = tuple(size + begin + end for size, begin, end in zip(image, begins, ends, strict=True))
+    out = F.fold(call.first, whole, block, window.dilations, 0, window.strides)
+    return pad_spatial(out, [-begin for begin in begins], [-end for end in ends], 0.0)
+
+
 def crop(call: Call) -> torch.Tensor:
     """An experimental operator of the first converters.
 
@@ -192,6 +219,8 @@ HOST_OPERANDS: Operands = {
     "Expand": (1,),
     "Tile": (1,),
     "Dropout": (1, 2),
+    "CenterCropPad": (1,),
+    "Col2Im": (1, 2),
 }
 
 RULES: dict[str, Rule] = {
@@ -208,6 +237,8 @@ RULES: dict[str, Rule] = {
     "Tile": tile,
     "DepthToSpace": depth_to_space,
     "SpaceToDepth": space_to_depth,
+    "CenterCropPad": center_crop_pad,
+    "Col2Im": col2im,
     "Crop": crop,
     "Identity": identity,
     "Dropout": dropout,

@@ -32,4 +32,9 @@ def einsum(call: Call) -> torch.Tensor:
     return torch.einsum(call.text("equation", "").replace(" ", ""), *operands)
 
 
-RULES: dict[str, Rule] = {"Gemm": gemm, "MatMul": matmul, "Einsum": einsum}
+RULES: dict[str, Rule] = {
+    "Gemm": gemm,
+    "MatMul": matmul,
+    "Einsum": einsum,
+    "Det": lambda call: torch.linalg.det(call.first),
+}

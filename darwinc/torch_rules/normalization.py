@@ -52,11 +52,12 @@ def group_normalization(call: Call) -> torch.Tensor:
     return F.group_norm(x, groups, scale, bias, call.real("epsilon", 1e-5))
 
 
-def rms_normalization(call: Call) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + epsilon) * scale over the axes from `axis` on."""
+def rms_normalization(call: Call) -> Result:
+    """x / sqrt(mean(x^2) + epsilon) * scale over the axes from `axis` on, and the factor before the scale."""
     x = call.first
     axes = tuple(range(call.integer("axis", -1) % x.ndim, x.ndim))
-    return x * torch.rsqrt(x.square().mean(axes, keepdim=True) + call.real("epsilon", 1e-5)) * call.tensor(1)
+    factor = torch.rsqrt(x.square().mean(axes, keepdim=True) + call.real("epsilon", 1e-5))
+    return x * factor * call.tensor(1), factor
 
 
 def local_response_normalization(call: Call) -> torch.Tensor:
@@ -92,6 +93,8 @@ RULES: dict[str, Rule] = {
     "LayerNormalization": layer_normalization,
     "GroupNormalization": group_normalization,
     "RMSNormalization": rms_normalization,
+    # ONNX Runtime's own, although it lives in the standard domain.
+    "SimplifiedLayerNormalization": rms_normalization,
     "LRN": local_response_normalization,
     "MeanVarianceNormalization": mean_variance_normalization,
     "LpNormalization": lp_normalization,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from .call import Call, Result, Rule
+from .call import Call, Operands, Result, Rule
 from .convolution import CONVOLUTIONS
 from .windows import Window, pad_spatial
 
@@ -80,6 +80,21 @@ def _flat_indices(
     return flat + planes.reshape(shape[0], shape[1], *(1,) * len(sizes))
 
 
+def max_unpool(call: Call) -> torch.Tensor:
+    """Zeros, but for the maxima, at the flat positions that MaxPool gave."""
+    x, window = call.first, _window(call)
+    begins, ends = window.explicit
+    shape = list(x.shape[:2]) + [
+        stride * (size - 1) + kernel - begin - end
+        for size, stride, kernel, begin, end in zip(
+            x.shape[2:], window.strides, window.kernel, begins, ends, strict=True
+        )
+    ]
+    shape = list(call.integers_or(2, tuple(shape)) or ())
+    empty = x.new_zeros(math.prod(shape))
+    return empty.scatter(0, call.tensor(1).reshape(-1), x.reshape(-1)).reshape(shape)
+
+
 def average_pool(call: Call) -> torch.Tensor:
     """The mean of each window, over what `count_include_pad` says."""
     x, window = call.first, _window(call)
@@ -136,6 +151,8 @@ def global_lp_pool(call: Call) -> torch.Tensor:
     return call.first.abs().pow(power).sum(_spatial(call.first), keepdim=True).pow(1.0 / power)
 
 
+HOST_OPERANDS: Operands = {"MaxUnpool": (2,)}
+
 RULES: dict[str, Rule] = {
     "MaxPool": max_pool,
     "AveragePool": average_pool,
@@ -143,4 +160,5 @@ RULES: dict[str, Rule] = {
     "GlobalAveragePool": global_average_pool,
     "GlobalMaxPool": global_max_pool,
     "GlobalLpPool": global_lp_pool,
+    "MaxUnpool": max_unpool,
 }

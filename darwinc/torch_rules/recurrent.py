@@ -12,21 +12,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .activations import NAMED, Activation, named
 from .call import Call, Result, Rule
-
-Activation = Callable[[torch.Tensor], torch.Tensor]
-ACTIVATIONS: dict[str, Activation] = {
-    "Sigmoid": torch.sigmoid,
-    "Tanh": torch.tanh,
-    "Relu": F.relu,
-    "Softsign": F.softsign,
-    "Softplus": F.softplus,
-}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The weights of one direction, and its activations; `clip` bounds what they are given."""
+    """The weights of one direction, and its activations.
+
+    `clip` bounds what they are given; with `input_forget` a memory forgets as much as comes in.
+    """
 
     recurrence: torch.Tensor
     bias: torch.Tensor
@@ -34,6 +29,7 @@ class Cell:
     activations: tuple[Activation, ...]
     clip: float | None
     linear_before_reset: bool
+    input_forget: bool
 
     def bounded(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
@@ -51,7 +47,9 @@ def _lstm_step(
     peep_in, peep_out, peep_forget = (None,) * 3 if cell.peephole is None else cell.peephole.chunk(3)
     into = into if peep_in is None else into + peep_in * memory
     forget = forget if peep_forget is None else forget + peep_forget * memory
-    memory = gate(cell.bounded(forget)) * memory + gate(cell.bounded(into)) * candidate_of(cell.bounded(candidate))
+    entering = gate(cell.bounded(into))
+    staying = 1 - entering if cell.input_forget else gate(cell.bounded(forget))
+    memory = staying * memory + entering * candidate_of(cell.bounded(candidate))
     out = out if peep_out is None else out + peep_out * memory
     return gate(cell.bounded(out)) * output_of(memory), memory
 
@@ -91,8 +89,6 @@ class Recurrence:
         x = call.first.transpose(0, 1) if first_samples else call.first
         direction = call.text("direction", "forward")
         backwards = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
-        if call.integer("input_forget", 0):
-            raise call.unsupported("input_forget")
         ways = [self._one_way(call, x, index, reverse, first_samples) for index, reverse in enumerate(backwards)]
         axis = 2 if first_samples else 1
         sequence = torch.stack([way[0] for way in ways], 1)
@@ -123,20 +119,16 @@ class Recurrence:
         return torch.stack([outputs[step] for step in range(x.shape[0])]), hidden, memory
 
     def _cell(self, call: Call, index: int, recurrence: torch.Tensor, bias: torch.Tensor) -> Cell:
-        named = call.attributes.get("activations")
         count = len(self.activations)
-        chosen = named[index * count : (index + 1) * count] if isinstance(named, tuple) else self.activations
-        unknown = [str(name) for name in chosen if name not in ACTIVATIONS]
-        if unknown:
-            raise call.unsupported(f"the activation {unknown[0]}")
         peephole = call.optional(7)
         return Cell(
             recurrence,
             bias,
             None if peephole is None else peephole[index],
-            tuple(ACTIVATIONS[str(name)] for name in chosen),
+            _activations(call, self.activations)[index * count : (index + 1) * count],
             call.real("clip", 0.0) or None,
             bool(call.integer("linear_before_reset", 0)),
+            bool(call.integer("input_forget", 0)),
         )
 
     def _initial(
@@ -146,6 +138,19 @@ class Recurrence:
         if state is None:
             return x.new_zeros(x.shape[1], units)
         return state[:, index] if first_samples else state[index]
+
+
+def _activations(call: Call, usual: tuple[str, ...]) -> tuple[Activation, ...]:
+    """The activations of all directions; each takes its parameters from the front of the two lists."""
+    names = call.attributes.get("activations")
+    names = names if isinstance(names, tuple) else 2 * usual
+    lists = [list(call.reals(key) or ()) for key in ("activation_alpha", "activation_beta")]
+    found = []
+    for name in map(str, names):
+        defaults = NAMED[name].defaults if name in NAMED else ()
+        given = [values.pop(0) if values else default for values, default in zip(lists, defaults, strict=False)]
+        found.append(named(call, name, given))
+    return tuple(found)
 
 
 RULES: dict[str, Rule] = {

@@ -81,14 +81,21 @@ def top_k(call: Call) -> Result:
     return values.narrow(axis, 0, count), positions.narrow(axis, 0, count)
 
 
-def cumulative_sum(call: Call) -> torch.Tensor:
-    """Running sums, of the elements before only where `exclusive`, from the end where `reverse`."""
-    x, axis = call.first, call.integers(1)[0]
-    backwards = bool(call.integer("reverse", 0))
-    x = x.flip(axis) if backwards else x
-    out = torch.cumsum(x, axis, dtype=x.dtype)
-    out = out - x if call.integer("exclusive", 0) else out
-    return out.flip(axis) if backwards else out
+def _cumulative(function: Callable[..., torch.Tensor], neutral: float) -> Rule:
+    """Running totals, of the elements before only where `exclusive`, from the end where `reverse`."""
+
+    def rule(call: Call) -> torch.Tensor:
+        x, axis = call.first, call.integers(1)[0]
+        backwards = bool(call.integer("reverse", 0))
+        x = x.flip(axis) if backwards else x
+        if call.integer("exclusive", 0):
+            size = x.shape[axis]
+            start = torch.full_like(x.narrow(axis, 0, min(size, 1)), neutral)
+            x = torch.cat([start, x.narrow(axis, 0, max(size - 1, 0))], axis)
+        out = function(x, axis, dtype=x.dtype)
+        return out.flip(axis) if backwards else out
+
+    return rule
 
 
 RULES: dict[str, Rule] = {
@@ -105,6 +112,7 @@ RULES: dict[str, Rule] = {
     "ArgMax": arg_max,
     "ArgMin": arg_min,
     "TopK": top_k,
-    "CumSum": cumulative_sum,
+    "CumSum": _cumulative(torch.cumsum, 0.0),
+    "CumProd": _cumulative(torch.cumprod, 1.0),
 }
 HOST_OPERANDS: Operands = {name: (1,) for name in RULES if not name.startswith("Arg")}
