@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.axis_cases import Case, check
+from tests.surgery import parse, reasons
 
 PER_CHANNEL = [
     Case(
@@ -136,3 +137,15 @@ PER_CHANNEL = [
 @pytest.mark.parametrize("case", [*PER_CHANNEL], ids=lambda case: case.name)
 def test_a_cut_changes_this_and_nothing_else(case: Case) -> None:
     check(case)
+
+
+def test_a_gate_is_silent_where_either_side_is() -> None:
+    text = """(float[2,5] x, float[5,6] w, float[5,6] u) => (float[2,1] y) <int64[1] k = {-1}> {
+        a = MatMul(x, w)
+        g = MatMul(x, u)
+        b = BitCast<to: int = 6>(g)
+        c = BitCast<to: int = 1>(b)
+        s = SwiGLU(a, c)
+        y = ReduceSum(s, k)
+    }"""
+    assert reasons(parse(text, 28, 13), "w", 1) is None

@@ -175,8 +175,8 @@ CASES = [
     ),
     Case(
         "products_on_integers",
-        """(float[2,7,5] x, uint8[5,6] w, float[6] ws, uint8[6] wz, uint8[6,4] v, float s, uint8 z, float o, uint8 oz) =>
-            (float[2,7,4] y) {
+        """(float[2,7,5] x, uint8[5,6] w, float[6] ws, uint8[6] wz, uint8[6,4] v, float s, uint8 z,
+            float o, uint8 oz) => (float[2,7,4] y) {
             q = QuantizeLinear(x, s, z)
             a = QLinearMatMul(q, s, z, w, ws, wz, o, oz)
             c = QLinearMatMul(a, o, oz, v, s, z, o, oz)
