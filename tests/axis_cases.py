@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ class Case:
     removed: Mapping[str, Sequence[int]]
     changed: Mapping[str, str]
     opset: int = 17
-    given: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    given: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,23 @@ def codes(*sizes: int) -> Array:
     return np.random.default_rng(len(sizes)).integers(90, 170, sizes)
 
 
-SCALES: Mapping[str, Array] = {"s": np.float32(0.05), "z": np.uint8(100), "o": np.float32(0.1), "oz": np.uint8(120)}
+SCALES: Mapping[str, npt.ArrayLike] = {
+    "s": np.float32(0.05),
+    "z": np.uint8(100),
+    "o": np.float32(0.1),
+    "oz": np.uint8(120),
+}
 """Of what goes in and of what comes out of an operator."""
-DYNAMIC = {"w": codes(5, 6), "wz": np.array([128, 120, 130, 100, 90, 140]), "v": codes(6, 4), "vz": np.uint8(120)}
-PER_CHANNEL = {"ws": np.linspace(0.01, 0.02, 6), "wz": np.array([128, 120, 130, 100, 90, 140])}
+DYNAMIC: Mapping[str, npt.ArrayLike] = {
+    "w": codes(5, 6),
+    "wz": np.array([128, 120, 130, 100, 90, 140]),
+    "v": codes(6, 4),
+    "vz": np.uint8(120),
+}
+PER_CHANNEL: Mapping[str, npt.ArrayLike] = {
+    "ws": np.linspace(0.01, 0.02, 6),
+    "wz": np.array([128, 120, 130, 100, 90, 140]),
+}
 
 CASES = [
     Case(
