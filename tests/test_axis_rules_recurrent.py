@@ -214,3 +214,20 @@ def test_every_step_multiplies_by_both_matrices() -> None:
     steps, inputs, units, outputs = 5 * 2, 3, 4, 6
     wanted = steps * (4 * units * inputs + 4 * units * units + units * outputs)
     assert CostModel(channels).macs(channels.nobody()) == wanted
+
+
+def test_directions_stay() -> None:
+    text = """(float[5,2,3] x, float[2,12,3] w, float[2,12,4] r, float[4,6] v) => (float[5,2,2,6] y)
+        <int64[3] n = {2, 2, 4}> {
+        z = ConstantOfShape(n)
+        a = GRU<hidden_size: int = 4, direction: string = "bidirectional">(x, w, r, , , z)
+        y = MatMul(a, v)
+    }"""
+    (group,) = analyse(ir.from_proto(parse(text))).groups
+    assert {(member.tensor, member.axis) for member in group.members} == {
+        ("w", 1),
+        ("r", 1),
+        ("r", 2),
+        ("v", 0),
+        ("z", 2),
+    }

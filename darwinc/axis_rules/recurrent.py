@@ -35,7 +35,6 @@ def recurrent(flow: Flow, node: ir.Node) -> None:
         return
     batch_first = graph.integer(node, "layout", 0)
     flow.block(data.axes[1 if batch_first else 0], node, "is the order in time")
-    flow.block(weight.axes[0], node, "is a direction")
     units = flow.fresh(len(hidden))
     silent = _tie_units(flow, node, units)
     batch = data.axes[0 if batch_first else 1]
@@ -62,6 +61,7 @@ def _tie_units(flow: Flow, node: ir.Node, units: Ids) -> bool:
         ids = tracked.axes[axis]
         if ids is None:
             raise ValueError("a parameter of unknown size")
+        flow.pin(tracked.axes[:1])
         for gate in ids.reshape(-1, len(units)):
             flow.tie(units, np.ascontiguousarray(gate), node)
         silent = silent and tracked.is_silent(axis)
@@ -74,6 +74,7 @@ def _tie_state(flow: Flow, node: ir.Node, index: int, units: Ids, batch: Axis, b
     if state is None:
         return True
     flow.tie(units, state.axes[2], node)
+    flow.pin([state.axes[1 if batch_first else 0]])
     flow.tie(batch, state.axes[0 if batch_first else 1], node)
     return state.is_silent(2)
 
