@@ -6,6 +6,7 @@ graph must follow when positions go. Nothing is decided here; `channels` turns t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,10 @@ from darwinc.shape_numbers import Number, Slot, stored_at
 from darwinc.shapes import Shapes
 from darwinc.zeroing import is_zeroed
 
+UNKNOWN_INPUT = "the shape of its input is unknown"
+UNKNOWN_SIZE = "meets an axis of unknown size"
+PUZZLES = (UNKNOWN_INPUT, UNKNOWN_SIZE, "rearranges axes of unknown size", "is merged with an axis of unknown size")
+"""Reasons that would fall away if shapes were known that inference can't tell."""
 RELIED_ON = "its size is used as a number"
 MOST_NUMBERS = 64
 """A longer list of integers is data, not a shape."""
@@ -71,6 +76,8 @@ class Flow:
     """Those of them whose numbers somebody counts on."""
     read: set[tuple[ir.Node, int]] = field(default_factory=set)
     """The inputs (node, index) that a rule has looked at: what happens to their axes is the rule's business."""
+    puzzled: bool = False
+    """Was the shape of something missing that a run might tell?"""
     count: int = 1
     _cache: dict[tuple[ir.Node, int], Tracked | None] = field(default_factory=dict)
 
@@ -164,9 +171,8 @@ class Flow:
         return None if value is None else self.shapes.sizes(str(value.name))
 
     def varies(self, value: ir.Value | None, axis: int) -> bool:
-        """Is the size of an axis symbolic?"""
-        known = self.shapes.known.get(str(value.name)) if value is not None else None
-        return known is None or known[axis] is None
+        """Is the size of an axis symbolic, or could it be?"""
+        return value is None or self.shapes.varies(str(value.name), axis)
 
     # Writing -------------------------------------------------------------------------------------------------------
 
@@ -209,7 +215,7 @@ class Flow:
         if first is second:
             return
         if first is None or second is None:
-            self.block(second if first is None else first, node, "meets an axis of unknown size")
+            self.block(second if first is None else first, node, UNKNOWN_SIZE)
             return
         if len(first) != len(second):
             self.block(first, node, f"meets an axis of {len(second)} positions")
@@ -228,6 +234,7 @@ class Flow:
             return
         ids = axis[axis != FIXED]
         if ids.size:
+            self.puzzled = self.puzzled or reason in PUZZLES
             self.barriers.append(Barrier(node, reason, ids))
 
     def pin(self, axes: Iterable[Axis]) -> None:
@@ -287,11 +294,9 @@ class Flow:
         """Note the MACs of a node: `factor` times the living positions of every axis."""
         self.work.append((node, tuple(axis for axis in axes if axis is not None), factor))
 
-    def extent(self, value: ir.Value | None, axes: slice | None = None) -> int:
-        """How many elements a value has along `axes` (by default all but axis 1); symbolic ones are assumed."""
-        sizes = self.shape(value) or ()
-        chosen = [*sizes[:1], *sizes[2:]] if axes is None else sizes[axes]
-        return int(np.prod([size or 1 for size in chosen], dtype=np.int64))
+    def extent(self, axes: Sequence[Axis]) -> int:
+        """How many elements there are along some axes; unknown ones count as one."""
+        return math.prod(len(ids) for ids in axes if ids is not None)
 
     def product(self, rows: Ids, columns: Ids, cells: Ids, node: ir.Node) -> None:
         """`cells` [len(rows), len(columns)] is the axis that splits into, or merges, `rows` and `columns`."""

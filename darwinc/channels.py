@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import RELIED_ON, Flow
+from darwinc.axis_flow import RELIED_ON, UNKNOWN_INPUT, Flow
 from darwinc.axis_record import FIXED, Axis, Barrier, Ids, Tracked, fixed_like, is_fixed
-from darwinc.axis_rules import KEEPS_NUMBERS, RULES
+from darwinc.axis_rules import KEEPS_NUMBERS, RULES, numbers
+from darwinc.measured_shapes import measure
 from darwinc.products import connect, settle
-from darwinc.shapes import infer
+from darwinc.shapes import Shapes, infer
 
 Mask = npt.NDArray[np.bool_]
 
@@ -86,7 +87,18 @@ def analyse(model: ir.Model) -> Channels:
 
     The model is only read. Time and memory grow with the sum of the sizes of all axes, not with that of the weights.
     """
-    flow = Flow(infer(model), graph.opset(model))
+    shapes = infer(model)
+    flow = _walk(model, shapes)
+    if flow.puzzled and (measured := measure(model, shapes)):
+        flow = _walk(model, replace(shapes, measured=measured))
+    _tie_shared_weights(flow)
+    _agree(flow)
+    return _conclude(flow, tuple(model.graph))
+
+
+def _walk(model: ir.Model, shapes: Shapes) -> Flow:
+    """Let every node's rule write down what it knows."""
+    flow = Flow(shapes, graph.opset(model))
     for value in model.graph.inputs:
         sizes = flow.shape(value)
         if sizes is not None and not value.is_initializer():
@@ -97,9 +109,7 @@ def analyse(model: ir.Model) -> Channels:
         tracked = flow.values.get(str(value.name))
         flow.block_all(tracked.axes if tracked else (), value.producer(), "reaches a graph output")
         flow.rely(tracked.numbers if tracked else (), None)
-    _tie_shared_weights(flow)
-    _agree(flow)
-    return _conclude(flow, tuple(model.graph))
+    return flow
 
 
 def _visit(flow: Flow, node: ir.Node) -> None:
@@ -113,9 +123,12 @@ def _visit(flow: Flow, node: ir.Node) -> None:
         flow.barrier(node, f"no axis rule for {node.op_type}" if not bodies else "carries a subgraph")
         return
     if not flow.understood(node):
-        flow.barrier(node, "the shape of its input is unknown")
+        flow.barrier(node, UNKNOWN_INPUT)
+        flow.puzzled = True
         return
     try:
+        if numbers.passes(flow, node):
+            return
         rule(flow, node)
     except (IndexError, ValueError):
         # Shapes and attributes that the rule doesn't foresee: safe is to let nothing through.

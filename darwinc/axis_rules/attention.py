@@ -10,12 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
 from darwinc.axis_record import Axis, Follower, Ids, Implied, Tracked, fixed, fixed_like
 from darwinc.axis_rules.elementwise import broadcast
 from darwinc.axis_rules.weighted import Operand, meet
 
-UNKNOWN = "the shape of its input is unknown"
 NOT_SILENT = "queries meet keys along this axis, and neither is zero there"
 POSITIONS = "attends over this axis"
 PACKED = "takes queries, keys and values in a layout that isn't followed"
@@ -77,7 +76,7 @@ def attention(flow: Flow, node: ir.Node) -> None:
     sides = [flow.tracked(node, index) for index in range(3)]
     known = [side for side in sides if side is not None]
     if len(known) < 3 or len({len(side.axes) for side in known}) > 1:
-        flow.barrier(node, UNKNOWN if len(known) < 3 else PACKED)
+        flow.barrier(node, UNKNOWN_INPUT if len(known) < 3 else PACKED)
         return
     flat = len(known[0].axes) == 3
     heads = _flat_heads(flow, node, known) if flat else _stacked_heads(flow, node, known)
@@ -197,7 +196,7 @@ def multi_head(flow: Flow, node: ir.Node) -> None:
     query, _, value = known
     hidden = [side.axes[2] for side in known]
     if hidden[0] is None or hidden[2] is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     dims, values = flow.fresh(len(hidden[0]) // number), flow.fresh(len(hidden[2]) // number)
     heads = _heads(flow, node, (number, number), dims, values)
@@ -241,7 +240,7 @@ def grouped_query(flow: Flow, node: ir.Node) -> None:
     first = parts[0]
     dims = flow.fresh(len(first) // counts[0]) if first is not None else None
     if dims is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.block(dims, node, "wants dimensions of heads in multiples of eight")
     heads = _heads(flow, node, counts, dims, dims)
@@ -268,7 +267,7 @@ def projected(flow: Flow, node: ir.Node) -> None:
     """com.microsoft Attention: input [B, S, I] times weights [I, H*D + H*D + H*V] plus bias, then attention."""
     data, weight, bias = (flow.tracked(node, index) for index in range(3))
     if data is None or weight is None or weight.axes[1] is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     number, sizes = graph.integer(node, "num_heads", 1), graph.integers(node, "qkv_hidden_sizes")
     widths = sizes or [len(weight.axes[1]) // 3] * 3
@@ -296,7 +295,7 @@ def projected(flow: Flow, node: ir.Node) -> None:
     whole = flow.shape(node.outputs[1] if len(node.outputs) > 1 else None)
     length = fixed_like(whole[3:4] if whole else (None,))
     flow.put(node, (fixed(2), data.axes[0], heads.keys, *length, dims), output=1)
-    flow.multiply(node, weight.axes, flow.extent(node.inputs[0], slice(0, 2)))
+    flow.multiply(node, weight.axes, flow.extent(data.axes[:2]))
     positions = len(data.axes[1]) if data.axes[1] is not None else 1
     for ids in (query, value):
         flow.multiply(node, (data.axes[0], data.axes[1], ids), positions)
@@ -323,11 +322,11 @@ def rotary(flow: Flow, node: ir.Node) -> None:
     caches = (1, 2) if graph.is_standard(node) else (2, 3)
     tables = [flow.tracked(node, index) for index in caches]
     if data is None or tables[0] is None or tables[1] is None or len(data.axes) not in (3, 4):
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     last, pairs = data.axes[-1], tables[0].axes[-1]
     if last is None or pairs is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     dims = last
     rotated = graph.integer(node, "rotary_embedding_dim", 0)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
 from darwinc.axis_record import Axis, Tracked, is_fixed
 from darwinc.axis_rules.elementwise import broadcast
 from darwinc.axis_rules.weighted import COMPUTED, Operand, meet
 
-UNKNOWN = "the shape of its input is unknown"
 Terms = tuple[list[list[str]], list[str]]
 
 
@@ -23,7 +21,7 @@ def einsum(flow: Flow, node: ir.Node) -> None:
     operands = [flow.tracked(node, index) for index in range(len(node.inputs))]
     known = [operand for operand in operands if operand is not None]
     if len(known) < len(operands):
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     terms, made = parse(graph.text(node, "equation", ""), [len(operand.axes) for operand in known])
     places: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -37,14 +35,7 @@ def einsum(flow: Flow, node: ir.Node) -> None:
     silent = [any(_is_silent(known, place, merged[letter]) for place in places[letter]) for letter in made]
     flow.put(node, [merged[letter] for letter in made], silent=silent)
     if len(known) > 1:
-        sizes = [flow.shape(value) or () for value in node.inputs]
-        unknown = [
-            size or 1
-            for letter, met in places.items()
-            if merged[letter] is None
-            for size in [max(((sizes[i][a] or 1) for i, a in met if len(sizes[i]) > a), default=1)]
-        ]
-        flow.multiply(node, list(merged.values()), math.prod(unknown))
+        flow.multiply(node, list(merged.values()))
 
 
 def parse(equation: str, ranks: Sequence[int]) -> Terms:

@@ -9,12 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from darwinc import graph
-from darwinc.axis_flow import Flow
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
 from darwinc.axis_record import Axis, Tracked, fixed, is_fixed
-from darwinc.shape_numbers import ARITHMETIC, Slot, compute
 
-UNKNOWN = "the shape of its input is unknown"
 NOT_AT_ZERO = "isn't defined for the zeros of removed channels"
 
 KEEPS_ZERO = frozenset({
@@ -41,47 +38,12 @@ def elementwise(flow: Flow, node: ir.Node) -> None:
     operands = [flow.tracked(node, index) for index in places]
     tracked = [operand for operand in operands if operand is not None]
     if not tracked or len(tracked) < len(operands):
-        flow.barrier(node, UNKNOWN)
-        return
-    if _computes_numbers(flow, node, places, tracked):
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axes = broadcast(flow, node, [operand.axes for operand in tracked])
     silent = _silence(flow, node, tracked, axes)
     for output in range(len(node.outputs)):
         flow.put(node, axes, output=output, silent=silent)
-
-
-def _computes_numbers(flow: Flow, node: ir.Node, places: Sequence[int], operands: Sequence[Tracked]) -> bool:
-    """Shape arithmetic: numbers in, numbers out, as far as they can be followed."""
-    if any(operand.numbers is None or operand.dtype is None for operand in operands):
-        return False
-    if all(operand.constant and operand.dtype is not None and operand.dtype.kind == "f" for operand in operands):
-        return False
-    known = [(operand, operand.numbers or ()) for operand in operands]
-    if node.op_type in ("Identity", "Cast"):
-        operand, numbers = known[0]
-        dtype = operand.dtype if node.op_type == "Identity" else _cast_type(node)
-        flow.put(node, operand.axes, numbers=numbers, dtype=dtype)
-        return True
-    if node.op_type not in ARITHMETIC:
-        return False
-    slots = [_slot(flow, node, index, operand) for index, operand in zip(places, operands, strict=True)]
-    result = compute(node.op_type, [slot for slot in slots if slot is not None]) if None not in slots else None
-    if result is None:
-        return False
-    flow.put(node, tuple(fixed(size) for size in result.shape), numbers=result.numbers, dtype=result.dtype)
-    return True
-
-
-def _slot(flow: Flow, node: ir.Node, index: int, operand: Tracked) -> Slot | None:
-    numbers = flow.writable(node, index, operand)
-    if numbers is None or operand.dtype is None or any(number.value is None for number in numbers):
-        return None
-    return Slot(numbers, tuple(len(ids) for ids in operand.axes if ids is not None), operand.dtype)
-
-
-def _cast_type(node: ir.Node) -> np.dtype[np.generic]:
-    return ir.DataType(graph.integer(node, "to", 1)).numpy()
 
 
 def _silence(flow: Flow, node: ir.Node, operands: Sequence[Tracked], axes: Sequence[Axis]) -> list[bool]:
@@ -131,7 +93,7 @@ def clip(flow: Flow, node: ir.Node) -> None:
     """Like its first input; zeros stay where they lie between the bounds, which are scalars."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     silent = data.all_silent() if _clips_around_zero(flow, node) else ()
     flow.put(node, data.axes, silent=silent)
@@ -155,7 +117,7 @@ def first_only(flow: Flow, node: ir.Node) -> None:
     """Like its first input; further inputs are scalars (Dropout)."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     for output in range(len(node.outputs)):
         flow.put(node, data.axes, output=output, silent=data.all_silent())
@@ -189,7 +151,7 @@ def per_channel(flow: Flow, node: ir.Node) -> None:
     """BatchNormalization and InstanceNormalization: every parameter [C] belongs to axis 1 of the data."""
     data = flow.tracked(node, 0)
     if data is None or len(data.axes) < 2:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     silent = True
     for index in range(1, len(node.inputs)):

@@ -6,12 +6,11 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
 from darwinc.axis_record import Axis, fixed, fixed_like
 from darwinc.axis_rules.elementwise import broadcast
 from darwinc.axis_rules.weighted import COMPUTED
 
-UNKNOWN = "the shape of its input is unknown"
 NORMALISES = "normalises over this axis"
 
 
@@ -20,7 +19,7 @@ def skip_normalisation(flow: Flow, node: ir.Node) -> None:
     operands = [flow.tracked(node, index) for index in (0, 1)]
     known = [operand for operand in operands if operand is not None]
     if len(known) < 2:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axes = broadcast(flow, node, [operand.axes for operand in known])
     flow.block(axes[-1], node, NORMALISES)
@@ -46,7 +45,7 @@ def split_gelu(flow: Flow, node: ir.Node) -> None:
     """BiasSplitGelu: X [N, S, 2*D] plus a bias; the first half gates with the Gelu of the second."""
     data, bias = flow.tracked(node, 0), flow.tracked(node, 1)
     if data is None or data.axes[-1] is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     whole = data.axes[-1]
     if bias is not None:
@@ -60,7 +59,7 @@ def bias_softmax(flow: Flow, node: ir.Node) -> None:
     """BiasSoftmax: a sum, normalised over all axes from one on; the bias is broadcast in either of two ways."""
     data, bias = flow.tracked(node, 0), flow.tracked(node, 1)
     if data is None or bias is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     first = graph.integer(node, "axis", 1) % max(len(data.axes), 1)
     flow.block_all(data.axes[first:], node, NORMALISES)
@@ -74,7 +73,7 @@ def distances(flow: Flow, node: ir.Node) -> None:
     """CDist: A [M, K] and B [N, K]; distances lose nothing with positions at which both are zero."""
     left, right = flow.tracked(node, 0), flow.tracked(node, 1)
     if left is None or right is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.tie(left.axes[1], right.axes[1], node)
     if not (left.is_silent(1) and right.is_silent(1)):

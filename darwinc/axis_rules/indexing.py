@@ -9,11 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
 from darwinc.axis_record import Axis, fixed, fixed_like
 from darwinc.axis_rules.weighted import Places, convolve
 
-UNKNOWN = "the shape of its input is unknown"
 INDEXED = "picks positions by index"
 WORKS_ALONG = "works along this axis"
 
@@ -22,7 +21,7 @@ def gather_nd(flow: Flow, node: ir.Node) -> None:
     """GatherND: the axes that an index names must stay, those behind them pass."""
     data, indices = flow.tracked(node, 0), flow.tracked(node, 1)
     if data is None or indices is None or indices.axes[-1] is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     batch, named = graph.integer(node, "batch_dims", 0), len(indices.axes[-1])
     for one, two in zip(data.axes[:batch], indices.axes[:batch], strict=True):
@@ -36,7 +35,7 @@ def scatter_nd(flow: Flow, node: ir.Node) -> None:
     """ScatterND: the axes that an index names must stay, those behind them pass."""
     data, indices, updates = (flow.tracked(node, index) for index in range(3))
     if data is None or indices is None or updates is None or indices.axes[-1] is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     named, leading = len(indices.axes[-1]), len(indices.axes) - 1
     flow.block_all((*data.axes[:named], indices.axes[-1]), node, INDEXED)
@@ -52,7 +51,7 @@ def scatter_elements(flow: Flow, node: ir.Node) -> None:
     """ScatterElements and Scatter: one axis is written by index, positions of the others are tied."""
     data, indices, updates = (flow.tracked(node, index) for index in range(3))
     if data is None or indices is None or updates is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axis = graph.integer(node, "axis", 0) % max(len(data.axes), 1)
     flow.block_all((data.axes[axis], indices.axes[axis], updates.axes[axis]), node, INDEXED)
@@ -69,7 +68,7 @@ def tensor_scatter(flow: Flow, node: ir.Node) -> None:
     """TensorScatter: a cache is written along one axis, for every sample from its own place on."""
     cache, update = flow.tracked(node, 0), flow.tracked(node, 1)
     if cache is None or update is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axis = graph.integer(node, "axis", -2) % len(cache.axes)
     flow.block_all((cache.axes[0], update.axes[0], cache.axes[axis], update.axes[axis]), node, INDEXED)
@@ -85,7 +84,7 @@ def one_hot(flow: Flow, node: ir.Node) -> None:
     """OneHot: the axes of the indices pass, and a new one counts the classes."""
     indices, sizes = flow.axes(node, 0), flow.shape(node.outputs[0])
     if indices is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.rely(flow.numbers(node, 1), node)
     axis = graph.integer(node, "axis", -1) % (len(indices) + 1)
@@ -97,7 +96,7 @@ def compress(flow: Flow, node: ir.Node) -> None:
     """Compress: positions of one axis are picked by a condition; without an axis, elements of everything."""
     data, sizes = flow.tracked(node, 0), flow.shape(node.outputs[0])
     if data is None or "axis" not in node.attributes:
-        flow.barrier(node, UNKNOWN if data is None else "picks elements by a condition")
+        flow.barrier(node, UNKNOWN_INPUT if data is None else "picks elements by a condition")
         return
     axis = graph.integer(node, "axis", 0) % len(data.axes)
     _pass_around(flow, node, {axis}, INDEXED, sizes[axis : axis + 1] if sizes is not None else (None,))
@@ -121,7 +120,7 @@ def determinant(flow: Flow, node: ir.Node) -> None:
     """Det: the two last axes go, the others pass."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.block_all(data.axes[-2:], node, "is an axis of a matrix")
     flow.put(node, data.axes[:-2], silent=data.all_silent()[:-2])
@@ -151,7 +150,7 @@ def _pass_around(
     """Some axes must stay whole, and may have new `sizes`; positions of the others pass."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     places = sorted(place % len(data.axes) for place in held)
     axes, silent = list(data.axes), list(data.all_silent())
@@ -170,7 +169,7 @@ def grid_sample(flow: Flow, node: ir.Node) -> None:
     """GridSample: X [N, C, *spatial] at the places of a grid [N, *places, dimensions]; channels pass."""
     data, grid = flow.tracked(node, 0), flow.tracked(node, 1)
     if data is None or grid is None or len(data.axes) < 3:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.tie(data.axes[0], grid.axes[0], node)
     flow.block_all((*data.axes[2:], *grid.axes[1:]), node, "is sampled")
@@ -181,7 +180,7 @@ def regions(flow: Flow, node: ir.Node) -> None:
     """RoiAlign, MaxRoiPool and CropAndResize: channels [N, C, H, W] pass into every region [R, 4 or 5]."""
     data, boxes, sizes = flow.tracked(node, 0), flow.tracked(node, 1), flow.shape(node.outputs[0])
     if data is None or boxes is None or len(data.axes) != 4:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.block_all((data.axes[0], *data.axes[2:], *boxes.axes), node, "is cut into regions")
     rest = fixed_like(sizes[2:]) if sizes is not None else (None, None)
@@ -208,7 +207,7 @@ def columns_to_image(flow: Flow, node: ir.Node) -> None:
     data, sizes, block = flow.tracked(node, 0), flow.shape(node.outputs[0]), flow.known(node, 2)
     flow.rely(flow.numbers(node, 1), node)
     if data is None or data.axes[1] is None or block is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     cells = data.axes[1].reshape(-1, math.prod(block))
     first = np.ascontiguousarray(cells[:, 0])
@@ -222,7 +221,7 @@ def center(flow: Flow, node: ir.Node) -> None:
     """CenterCropPad: axes that keep their size pass, and their stored size follows."""
     data, sizes, numbers = flow.tracked(node, 0), flow.shape(node.outputs[0]), flow.numbers(node, 1)
     if data is None or sizes is None or numbers is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     rank = len(data.axes)
     along = [axis % rank for axis in graph.integers(node, "axes") or range(rank)]
@@ -242,7 +241,7 @@ def windows(flow: Flow, node: ir.Node) -> None:
     """STFT: a signal [B, length, 1 or 2] is cut into frames; the batch passes."""
     data, sizes = flow.tracked(node, 0), flow.shape(node.outputs[0])
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.rely(flow.numbers(node, 1), node)
     flow.rely(flow.numbers(node, 3), node)

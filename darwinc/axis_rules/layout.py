@@ -9,11 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
 from darwinc.axis_record import Axis, Follower, Ids, Tracked, fixed, fixed_like, is_fixed
-from darwinc.shape_numbers import Number
 
-UNKNOWN = "the shape of its input is unknown"
 END = np.iinfo(np.int32).max
 
 
@@ -21,7 +19,7 @@ def transpose(flow: Flow, node: ir.Node) -> None:
     """Axes change places."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     order = graph.integers(node, "perm") or list(range(len(data.axes)))[::-1]
     silent = data.all_silent()
@@ -37,7 +35,7 @@ def join(flow: Flow, node: ir.Node, places: Sequence[int]) -> None:
     """A Concat of the inputs `places`."""
     operands = [flow.tracked(node, index) for index in places]
     if any(operand is None for operand in operands):
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     parts = [operand for operand in operands if operand is not None]
     axis = graph.integer(node, "axis", 1) % max(len(parts[0].axes), 1)
@@ -56,23 +54,7 @@ def join(flow: Flow, node: ir.Node, places: Sequence[int]) -> None:
     else:
         axes[axis] = np.concatenate([ids for ids in along if ids is not None])
     silent = [all(part.is_silent(place) for part in parts) for place in range(len(axes))]
-    dtype = next((part.dtype for part in parts if part.dtype is not None), None)
-    flow.put(node, axes, silent=silent, numbers=_joined(flow, node, places, parts), dtype=dtype)
-
-
-def _joined(flow: Flow, node: ir.Node, places: Sequence[int], parts: list[Tracked]) -> tuple[Number, ...] | None:
-    """Numbers that follow each other; what isn't known of one part leaves gaps, not silence about the others."""
-    if all(part.numbers is None for part in parts):
-        return None
-    joined: list[Number] = []
-    for index, part in zip(places, parts, strict=True):
-        length = part.axes[0] if len(part.axes) == 1 else None
-        if part.numbers is None and length is None:
-            flow.rely((number for other in parts for number in other.numbers or ()), node)
-            return None
-        numbers = flow.writable(node, index, part)
-        joined.extend(numbers if numbers is not None else [Number(None)] * len(length if length is not None else ()))
-    return tuple(joined)
+    flow.put(node, axes, silent=silent)
 
 
 def split(flow: Flow, node: ir.Node) -> None:
@@ -80,7 +62,7 @@ def split(flow: Flow, node: ir.Node) -> None:
     data = flow.tracked(node, 0)
     sizes = [flow.shape(output) for output in node.outputs]
     if data is None or any(size is None for size in sizes):
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axis = graph.integer(node, "axis", 0) % len(data.axes)
     ids, silent = data.axes[axis], data.all_silent()
@@ -114,7 +96,7 @@ def slice_(flow: Flow, node: ir.Node) -> None:
     """Slice; on an axis that may lose channels, starts and ends follow."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     bounds, sizes = _bounds(flow, node, len(data.axes)), flow.shape(node.outputs[0])
     if bounds is None:
@@ -123,12 +105,14 @@ def slice_(flow: Flow, node: ir.Node) -> None:
     axes = list(data.axes)
     for k, axis in enumerate(bounds.along):
         ids = axes[axis]
-        if ids is None or is_fixed(ids):
+        if ids is None:
             axes[axis] = fixed_like(sizes[axis : axis + 1])[0] if sizes is not None else None
+        elif is_fixed(ids):
+            end = None if bounds.steps[k] < 0 and bounds.ends[k] < -len(ids) else bounds.ends[k]
+            axes[axis] = fixed(len(range(*slice(bounds.starts[k], end, bounds.steps[k]).indices(len(ids)))))
         else:
             axes[axis] = _cut(flow, node, ids, k, bounds)
-    numbers = _sliced(flow, node, data.numbers, bounds)
-    flow.put(node, axes, silent=data.all_silent(), numbers=numbers, dtype=data.dtype)
+    flow.put(node, axes, silent=data.all_silent())
 
 
 def _bounds(flow: Flow, node: ir.Node, rank: int) -> _Bounds | None:
@@ -192,20 +176,11 @@ def _follow_bound(
         flow.followers.append(Follower(*origin, before))
 
 
-def _sliced(
-    flow: Flow, node: ir.Node, numbers: tuple[Number, ...] | None, bounds: _Bounds
-) -> tuple[Number, ...] | None:
-    if numbers is None or len(bounds.starts) != 1:
-        flow.rely(numbers, node)
-        return None
-    return numbers[slice(bounds.starts[0], bounds.ends[0], bounds.steps[0])]
-
-
 def pad(flow: Flow, node: ir.Node) -> None:
     """Pad; padding of the channel axis makes new channels, and their stored number follows."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axes, in_attribute = data.axes, flow.opset < 11
     pads = graph.integers(node, "pads") if in_attribute else flow.known(node, 1)
@@ -213,7 +188,7 @@ def pad(flow: Flow, node: ir.Node) -> None:
     if pads is None or along is None:
         _pad_somewhere(flow, node, data)
         return
-    result, sizes, silent = list(axes), flow.shape(node.outputs[0]), list(data.all_silent())
+    result, silent = list(axes), list(data.all_silent())
     with_zeros = _pads_with_zeros(flow, node)
     for k, axis in enumerate(along):
         axis %= len(axes)
@@ -223,7 +198,7 @@ def pad(flow: Flow, node: ir.Node) -> None:
         silent = [is_silent and (place == axis or with_zeros) for place, is_silent in enumerate(silent)]
         if ids is None or is_fixed(ids) or min(before, after) < 0 or graph.text(node, "mode", "constant") != "constant":
             flow.block(ids, node, "pads this axis")
-            result[axis] = fixed(int(sizes[axis] or 0)) if sizes is not None and sizes[axis] is not None else None
+            result[axis] = None if ids is None else fixed(len(ids) + before + after)
             continue
         ends = [
             _padding(flow, node, k + side * len(along), amount, in_attribute)
@@ -278,7 +253,7 @@ def resize(flow: Flow, node: ir.Node) -> None:
     """Resize and Upsample: axes that keep their size pass, and a stored size of theirs follows."""
     data, sizes = flow.tracked(node, 0), flow.shape(node.outputs[0])
     if data is None or sizes is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axes = data.axes
     by_size = len(node.inputs) > 3 and node.inputs[3] is not None
@@ -303,7 +278,7 @@ def depth_to_space(flow: Flow, node: ir.Node) -> None:
     data, sizes = flow.tracked(node, 0), flow.shape(node.outputs[0])
     block = graph.integer(node, "blocksize", 1)
     if data is None or data.axes[1] is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     ids = (
         data.axes[1].reshape(block * block, -1)
@@ -325,7 +300,7 @@ def space_to_depth(flow: Flow, node: ir.Node) -> None:
     data, sizes = flow.tracked(node, 0), flow.shape(node.outputs[0])
     block = graph.integer(node, "blocksize", 1)
     if data is None or data.axes[1] is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.put(
         node,
@@ -338,7 +313,7 @@ def squeeze(flow: Flow, node: ir.Node) -> None:
     """Axes of size one go."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     given = graph.integers(node, "axes") or (flow.known(node, 1) if len(node.inputs) > 1 else None)
     rank = len(data.axes)
@@ -352,8 +327,6 @@ def squeeze(flow: Flow, node: ir.Node) -> None:
         node,
         [data.axes[axis] for axis in left],
         silent=[data.is_silent(axis) for axis in left],
-        numbers=data.numbers,
-        dtype=data.dtype,
     )
 
 
@@ -362,9 +335,9 @@ def unsqueeze(flow: Flow, node: ir.Node) -> None:
     data = flow.tracked(node, 0)
     given = graph.integers(node, "axes") or (flow.known(node, 1) if len(node.inputs) > 1 else None)
     if data is None or given is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     rank = len(data.axes) + len(given)
     new, old = {axis % rank for axis in given}, iter(zip(data.axes, data.all_silent(), strict=True))
     axes, silent = zip(*((fixed(1), True) if axis in new else next(old) for axis in range(rank)), strict=True)
-    flow.put(node, axes, silent=silent, numbers=data.numbers, dtype=data.dtype)
+    flow.put(node, axes, silent=silent)

@@ -8,14 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
 from darwinc.axis_record import Axis, Tracked, fixed, fixed_like
 from darwinc.axis_rules import layout
 from darwinc.axis_rules.elementwise import broadcast
 from darwinc.axis_rules.weighted import Places, convolve, multiply, scale_and_add
 from darwinc.zeroing import zero_point_axis
 
-UNKNOWN = "the shape of its input is unknown"
 RANGE = "its values set the range that all are quantised by"
 
 
@@ -23,7 +22,7 @@ def dequantise(flow: Flow, node: ir.Node) -> None:
     """DequantizeLinear: integers, also stored ones, become weights or signals; scale and zero point per channel."""
     data = flow.tracked(node, 0, quantised=True)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     _tie_parameters(flow, node, data, (1, 2))
     source = _quantiser(node)
@@ -41,7 +40,7 @@ def quantise(flow: Flow, node: ir.Node) -> None:
     """QuantizeLinear: zero becomes the zero point."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     _tie_parameters(flow, node, data, (1, 2))
     flow.put(node, data.axes, silent=data.all_silent() if _zero_is_zero(node, 2) else ())
@@ -106,7 +105,7 @@ def dynamic_quantise(flow: Flow, node: ir.Node) -> None:
     """DynamicQuantizeLinear: the range holds zero anyhow, so that zeros may go; anything else may set it."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     _hold_range(flow, node, data)
     flow.put(node, data.axes)
@@ -183,7 +182,7 @@ def _multiply(
     sides = [flow.tracked(node, index, quantised=True) for index in places]
     left, right = sides
     if left is None or right is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     multiply(flow, node, left, right, places=places)
     for side, index, own in zip((left, right), (0, 1), parameters, strict=True):
@@ -219,7 +218,7 @@ def elementwise(flow: Flow, node: ir.Node) -> None:
     operands = [flow.tracked(node, index, quantised=True) for index in places]
     known = [operand.axes for operand in operands if operand is not None]
     if len(known) < len(places):
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.put(node, broadcast(flow, node, known))
 
@@ -228,7 +227,7 @@ def pooling(flow: Flow, node: ir.Node) -> None:
     """QLinearAveragePool and QLinearGlobalAveragePool: the channels are axis 1, or the last."""
     data = flow.tracked(node, 0)
     if data is None or len(data.axes) < 3:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     last = bool(graph.integer(node, "channels_last", 0))
     channels = data.axes[-1 if last else 1]
@@ -252,7 +251,7 @@ def reduction_mean(flow: Flow, node: ir.Node) -> None:
     """QLinearReduceMean: the reduced axes must stay whole."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     rank = len(data.axes)
     reduced = {axis % rank for axis in graph.integers(node, "axes") or range(rank)}

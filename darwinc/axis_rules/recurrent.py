@@ -6,11 +6,10 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
 from darwinc.axis_record import Axis, Follower, Ids, Tracked
 from darwinc.axis_rules.weighted import Operand, meet
 
-UNKNOWN = "the shape of its input is unknown"
 INPUTS, WEIGHT, RECURRENCE, BIAS, LENGTHS, HIDDEN, CELL, PEEPHOLES = range(8)
 
 KEEP_ZERO = frozenset({"affine", "elu", "leakyrelu", "relu", "scaledtanh", "softsign", "tanh", "thresholdedrelu"})
@@ -27,11 +26,11 @@ def recurrent(flow: Flow, node: ir.Node) -> None:
     """
     data, weight, recurrence = (flow.tracked(node, index) for index in (INPUTS, WEIGHT, RECURRENCE))
     if data is None or weight is None or recurrence is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     hidden = recurrence.axes[2]
     if hidden is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     batch_first = graph.integer(node, "layout", 0)
     flow.block(data.axes[1 if batch_first else 0], node, "is the order in time")
@@ -46,7 +45,7 @@ def recurrent(flow: Flow, node: ir.Node) -> None:
         flow.block(units, node, "feeds back through a computed weight")
     silent = silent and all(states) and _stays_at_zero(node)
     _put(flow, node, (data.axes[1 if batch_first else 0], weight.axes[0], batch, units), batch_first, silent)
-    steps = flow.extent(node.inputs[INPUTS], slice(0, 2))
+    steps = flow.extent(data.axes[:2])
     flow.multiply(node, weight.axes, steps)
     flow.multiply(node, recurrence.axes, steps)
 

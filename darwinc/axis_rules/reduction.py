@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
-from darwinc.axis_record import Follower, Ids, Tracked, fixed, fixed_like
-from darwinc.shape_numbers import Number
-
-UNKNOWN = "the shape of its input is unknown"
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
+from darwinc.axis_record import Follower, Ids, fixed
+from darwinc.axis_rules.windows import spatial_axes
 
 SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
 """Zeros add nothing to these."""
@@ -23,20 +19,16 @@ ZERO_OF_ZEROS = SUMS | {"ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"}
 def pooling(flow: Flow, node: ir.Node) -> None:
     """MaxPool, AveragePool, LpPool and their global forms: batch and channels pass, the rest is pooled."""
     data = flow.tracked(node, 0)
-    sizes = flow.shape(node.outputs[0])
     if data is None or len(data.axes) < 2:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axes = data.axes
     flow.block_all(axes[2:], node, "pools over this axis")
-    flow.put(
-        node,
-        (*axes[:2], *(fixed_like(sizes[2:]) if sizes else (None,) * (len(axes) - 2))),
-        silent=data.all_silent()[:2],
-    )
+    spatial = spatial_axes(flow, node, axes[2:], graph.integers(node, "kernel_shape"))
+    flow.put(node, (*axes[:2], *spatial), silent=data.all_silent()[:2])
     if len(node.outputs) > 1 and node.outputs[1].uses():
         flow.block(axes[1], node, "hands out indices into the whole tensor")
-        flow.put(node, fixed_like(sizes or ()), output=1)
+        flow.put(node, (*(None if ids is None else fixed(len(ids)) for ids in axes[:2]), *spatial), output=1)
 
 
 def reduction(flow: Flow, node: ir.Node) -> None:
@@ -44,10 +36,7 @@ def reduction(flow: Flow, node: ir.Node) -> None:
     data = flow.tracked(node, 0)
     reduced = _reduced_axes(flow, node, len(data.axes)) if data is not None else None
     if data is None or reduced is None:
-        flow.barrier(node, "the axes it reduces are unknown" if data is not None else UNKNOWN)
-        return
-    if data.numbers is not None and node.op_type in ("ReduceProd", "ReduceSum") and len(data.axes) == 1:
-        _reduce_numbers(flow, node, data)
+        flow.barrier(node, "the axes it reduces are unknown" if data is not None else UNKNOWN_INPUT)
         return
     keep = graph.integer(node, "keepdims", 1)
     for axis in reduced:
@@ -60,18 +49,6 @@ def reduction(flow: Flow, node: ir.Node) -> None:
         [fixed(1) if axis in reduced else data.axes[axis] for axis in left],
         silent=[zero and axis not in reduced and data.is_silent(axis) for axis in left],
     )
-
-
-def _reduce_numbers(flow: Flow, node: ir.Node, data: Tracked) -> None:
-    """The number of elements of a shape, say."""
-    numbers = data.numbers or ()
-    values = [int(number.value) for number in numbers if number.value is not None]
-    roots = tuple(root for number in numbers for root in (*number.roots, number.axis) if root is not None)
-    total = math.prod(values) if node.op_type == "ReduceProd" else sum(values)
-    value = total if len(values) == len(numbers) else None
-    made = Number(value, roots=roots, varies=any(number.varies for number in numbers))
-    axes = (fixed(1),) if graph.integer(node, "keepdims", 1) else ()
-    flow.put(node, axes, numbers=(made,), dtype=data.dtype)
 
 
 def _reduced_axes(flow: Flow, node: ir.Node, rank: int) -> set[int] | None:
@@ -91,7 +68,7 @@ def softmax(flow: Flow, node: ir.Node) -> None:
     """Softmax, LogSoftmax, Hardmax: one axis, or before opset 13 all axes from `axis` on."""
     axes = flow.axes(node, 0)
     if axes is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     since_13 = flow.opset >= 13
     axis = graph.integer(node, "axis", -1 if since_13 else 1) % max(len(axes), 1)
@@ -103,7 +80,7 @@ def along_axis(flow: Flow, node: ir.Node) -> None:
     """TopK, CumSum, CumProd, LpNormalization: elements of one axis depend on each other, the other axes pass."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     known = flow.known(node, 1) if node.op_type in CUMULATIVE else [graph.integer(node, "axis", -1)]
     if known is None:
@@ -123,7 +100,7 @@ def trailing_axes(flow: Flow, node: ir.Node) -> None:
     """LayerNormalization and RMSNormalization normalise over all axes from one on, which must stay whole."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     first = graph.integer(node, "axis", -1) % len(data.axes)
     flow.block_all(data.axes[first:], node, "normalises over this axis")
@@ -136,7 +113,7 @@ def across_channels(flow: Flow, node: ir.Node) -> None:
     """LRN looks across neighbouring channels, MeanVarianceNormalization across the axes it names."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axes = [1] if node.op_type == "LRN" else (graph.integers(node, "axes") or [0, 2, 3])
     for axis in axes:
@@ -149,7 +126,7 @@ def group_normalization(flow: Flow, node: ir.Node) -> None:
     data = flow.tracked(node, 0)
     groups = graph.integer(node, "num_groups", 1)
     if data is None or len(data.axes) < 2 or data.axes[1] is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     channels = data.axes[1]
     flow.block_all(data.axes[2:], node, "averages over this axis")

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
-from darwinc.axis_record import FIXED, Axis, Ids, fixed, fixed_like, is_fixed
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
+from darwinc.axis_record import FIXED, Axis, Ids, Tracked, fixed, fixed_like, is_fixed
 from darwinc.shape_numbers import Number
-
-UNKNOWN = "the shape of its input is unknown"
 
 
 def flatten(flow: Flow, node: ir.Node) -> None:
     """Two axes: everything before `axis`, and the rest."""
     data = flow.tracked(node, 0)
     if data is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axis = graph.integer(node, "axis", 1)
     axis = axis + len(data.axes) if axis < 0 else axis
@@ -31,14 +30,14 @@ def flatten(flow: Flow, node: ir.Node) -> None:
 def reshape(flow: Flow, node: ir.Node) -> None:
     """Blocks of axes with equal products are followed through; sizes follow their axes."""
     data = flow.tracked(node, 0)
-    sizes = flow.shape(node.outputs[0])
-    if data is None or sizes is None:
-        flow.barrier(node, UNKNOWN)
-        return
-    if data.numbers is not None and len(sizes) <= 1:
-        flow.put(node, data.axes if sizes else (), numbers=data.numbers, dtype=data.dtype)
+    if data is None:
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     numbers = flow.numbers(node, 1)
+    sizes = _wanted(flow, node, data, numbers)
+    if sizes is None:
+        flow.barrier(node, "rearranges axes of unknown size")
+        return
     blocks = _blocks([None if ids is None else len(ids) for ids in data.axes], sizes)
     if blocks is None:
         flow.barrier(node, "rearranges axes of unknown size")
@@ -51,6 +50,23 @@ def reshape(flow: Flow, node: ir.Node) -> None:
         silent.extend([all(data.all_silent()[old])] * len(axes))
     _follow(flow, node, data.axes, result, numbers)
     flow.put(node, result, silent=silent)
+
+
+def _wanted(
+    flow: Flow, node: ir.Node, data: Tracked, numbers: tuple[Number, ...] | None
+) -> tuple[int | None, ...] | None:
+    """The new shape: as inferred, or where inference gave up from the numbers that ask for it."""
+    inferred = flow.shape(node.outputs[0])
+    if (inferred is not None and None not in inferred) or numbers is None:
+        return inferred
+    old = [None if ids is None else len(ids) for ids in data.axes]
+    asked = [None if number.value is None else int(number.value) for number in numbers]
+    copied = [old[k] if size == 0 and k < len(old) else size for k, size in enumerate(asked)]
+    if None in copied or None in old:
+        return inferred
+    total = math.prod(size for size in old if size is not None)
+    rest = math.prod(size for size in copied if size is not None and size != -1)
+    return tuple(total // max(rest, 1) if size == -1 else size for size in copied)
 
 
 def _blocks(old: Sequence[int | None], new: Sequence[int | None]) -> list[tuple[slice, slice]] | None:

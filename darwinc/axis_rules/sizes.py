@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
 from darwinc.axis_record import Axis, Fill, Picks, Tracked, fixed, fixed_like, is_fixed
 from darwinc.shape_numbers import Number
 
-UNKNOWN = "the shape of its input is unknown"
 INT64 = np.dtype(np.int64)
 
 
@@ -20,7 +20,7 @@ def shape(flow: Flow, node: ir.Node) -> None:
     """The sizes of the axes, which follow them by themselves."""
     axes, value = flow.axes(node, 0), node.inputs[0]
     if axes is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     numbers = tuple(
         Number(None if ids is None else len(ids), axis=ids, varies=flow.varies(value, place))
@@ -34,7 +34,7 @@ def size(flow: Flow, node: ir.Node) -> None:
     """The number of elements."""
     axes, value = flow.axes(node, 0), node.inputs[0]
     if axes is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     known = [len(ids) for ids in axes if ids is not None]
     varies = any(flow.varies(value, place) for place in range(len(axes)))
@@ -45,36 +45,29 @@ def size(flow: Flow, node: ir.Node) -> None:
 def constant_of_shape(flow: Flow, node: ir.Node) -> None:
     """A filled tensor: a weight where its shape is stored."""
     numbers = flow.numbers(node, 0)
-    sizes = flow.shape(node.outputs[0])
-    if numbers is None or sizes is None:
-        flow.barrier(node, UNKNOWN)
+    if numbers is None:
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     if graph.constant_source(node.inputs[0]) is not None:
         stored = [flow.fresh(int(number.value or 0)) for number in numbers]
         for number, ids in zip(numbers, stored, strict=True):
             flow.follow(number, ids, node)
         flow.fills.append(Fill(node, tuple(stored)))
-        value = node.attributes.get("value")
-        fill = 0.0 if value is None else value.as_tensor().numpy().ravel()[0]
-        # Small fills of whole numbers are shapes in the making.
-        number = Number(fill.item() if isinstance(fill, np.generic) else fill)
-        listed = value is not None and value.as_tensor().dtype == ir.DataType.INT64 and len(stored) == 1
-        many = (number,) * len(stored[0]) if listed and stored and len(stored[0]) <= 64 else None
-        flow.put(node, stored, silent=(True,) * len(stored), numbers=many, dtype=INT64 if listed else None)
+        flow.put(node, stored, silent=(True,) * len(stored))
         return
-    axes = [_filled(flow, node, number, size) for number, size in zip(numbers, sizes, strict=False)]
+    axes = [_made_axis(flow, node, number) for number in numbers]
     value = node.attributes.get("value")
     flow.put(node, axes, silent=(value is None or not value.as_tensor().numpy().any(),) * len(axes))
 
 
-def _filled(flow: Flow, node: ir.Node, number: Number, size: int | None) -> Axis:
-    """An axis of a filled tensor, whose computed size follows where it can be written down (initial states)."""
+def _made_axis(flow: Flow, node: ir.Node, number: Number) -> Axis:
+    """An axis of a tensor whose shape is computed: another's size, or a number that follows where it can be stored."""
     if number.axis is not None and (number.origin is None or is_fixed(number.axis)):
         return number.axis
-    if number.origin is None or size is None:
+    if number.origin is None or number.value is None:
         flow.rely([number], node)
-        return fixed_like((size,))[0]
-    ids = flow.fresh(size)
+        return None if number.value is None else fixed(int(number.value))
+    ids = flow.fresh(int(number.value))
     flow.follow(number, ids, node)
     return ids
 
@@ -83,27 +76,15 @@ def gather(flow: Flow, node: ir.Node) -> None:
     """Picks along one axis, by stored indices where channels may go from it; the other axes pass."""
     data, indices = flow.tracked(node, 0), flow.tracked(node, 1)
     if data is None or indices is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axis = graph.integer(node, "axis", 0) % max(len(data.axes), 1)
-    if data.numbers is not None and len(data.axes) <= 1:
-        _pick_numbers(flow, node, data, indices)
-        return
     picked, silent = _picked(flow, node, data.axes[axis], indices), data.all_silent()
     flow.put(
         node,
         (*data.axes[:axis], *picked, *data.axes[axis + 1 :]),
         silent=(*silent[:axis], *[silent[axis]] * len(picked), *silent[axis + 1 :]),
     )
-
-
-def _pick_numbers(flow: Flow, node: ir.Node, data: Tracked, indices: Tracked) -> None:
-    chosen = flow.known(node, 1)
-    if chosen is None:
-        flow.rely(data.numbers, node)
-    numbers = tuple((data.numbers or ())[place] for place in chosen) if chosen is not None else None
-    axes = tuple(None if ids is None else fixed(len(ids)) for ids in indices.axes)
-    flow.put(node, axes, numbers=numbers, dtype=data.dtype)
 
 
 def _picked(flow: Flow, node: ir.Node, ids: Axis, indices: Tracked) -> list[Axis]:
@@ -129,7 +110,7 @@ def gather_elements(flow: Flow, node: ir.Node) -> None:
     """GatherElements and the like: positions along one axis are picked one by one; the axes around are tied."""
     data, indices = flow.tracked(node, 0), flow.tracked(node, 1)
     if data is None or indices is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     axis = graph.integer(node, "axis", 0) % max(len(data.axes), 1)
     flow.block(data.axes[axis], node, "picks positions by index")
@@ -141,12 +122,12 @@ def gather_elements(flow: Flow, node: ir.Node) -> None:
 
 def expand(flow: Flow, node: ir.Node) -> None:
     """Broadcast to a stored or computed shape."""
-    data, sizes = flow.tracked(node, 0), flow.shape(node.outputs[0])
+    data, numbers = flow.tracked(node, 0), flow.numbers(node, 1) or ()
+    sizes = _broadcast_sizes(flow, node, data, numbers)
     if data is None or sizes is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.freeze(node, 0, data)
-    numbers = flow.numbers(node, 1) or ()
     result: list[Axis] = []
     silent: list[bool] = []
     for place in range(-len(sizes), 0):
@@ -155,6 +136,20 @@ def expand(flow: Flow, node: ir.Node) -> None:
         result.append(_spread(flow, node, ids, number, sizes[place]))
         silent.append(result[-1] is ids and data.is_silent(place + len(data.axes)) if ids is not None else False)
     flow.put(node, result, silent=silent)
+
+
+def _broadcast_sizes(
+    flow: Flow, node: ir.Node, data: Tracked | None, numbers: Sequence[Number]
+) -> tuple[int | None, ...] | None:
+    """The shape of the result: as inferred, or where inference gave up from the numbers that ask for it."""
+    inferred = flow.shape(node.outputs[0])
+    if data is None or not numbers or (inferred is not None and None not in inferred):
+        return inferred
+    own = [None if ids is None else len(ids) for ids in data.axes]
+    asked = [None if number.value is None else int(number.value) for number in numbers]
+    rank = max(len(own), len(asked))
+    pairs = zip([1] * (rank - len(own)) + own, [1] * (rank - len(asked)) + asked, strict=True)
+    return tuple(None if one is None or two is None else one if two in (1, -1) else two for one, two in pairs)
 
 
 def _spread(flow: Flow, node: ir.Node, ids: Axis, number: Number | None, size: int | None) -> Axis:

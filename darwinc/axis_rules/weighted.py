@@ -10,12 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import Flow
-from darwinc.axis_record import Axis, Contraction, Follower, Ids, Reader, Tracked, fixed_like
+from darwinc.axis_flow import UNKNOWN_INPUT, Flow
+from darwinc.axis_record import Axis, Contraction, Follower, Ids, Reader, Tracked
 from darwinc.axis_rules.elementwise import broadcast
+from darwinc.axis_rules.windows import spatial_axes
 
 COMPUTED = "two computed tensors are multiplied along this axis"
-UNKNOWN = "the shape of its input is unknown"
 KEEP_ZERO = frozenset({"", "Relu", "LeakyRelu", "Tanh", "Selu", "Elu"})
 """Activations of ONNX Runtime's fused operators that leave zeros zero."""
 
@@ -47,12 +47,12 @@ def convolve(flow: Flow, node: ir.Node, places: Places, *, transposed: bool = Fa
     """A convolution whose operands are at `places`."""
     data, weight = flow.tracked(node, places.data), flow.tracked(node, places.weight)
     if data is None or weight is None or len(data.axes) < 3 or len(weight.axes) < 3:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     groups = graph.integer(node, "group", 1)
     channels, (rows, columns, *kernel) = data.axes[1], weight.axes
     if channels is None or rows is None or columns is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     flow.block_all(data.axes[2:], node, "slides over this axis")
     flow.pin(kernel)
@@ -65,14 +65,15 @@ def convolve(flow: Flow, node: ir.Node, places: Places, *, transposed: bool = Fa
     if bias is not None:
         flow.tie(bias.axes[0], outputs, node)
     silent = weight.is_silent(int(transposed)) and (bias is None or bias.is_silent(0)) and _keeps_zero(node)
-    sizes = flow.shape(node.outputs[0])
-    axes = (data.axes[0], outputs, *(fixed_like(sizes[2:]) if sizes else (None,) * len(kernel)))
+    extents = [len(ids) if ids is not None else 1 for ids in kernel]
+    axes = (data.axes[0], outputs, *spatial_axes(flow, node, data.axes[2:], extents, transposed=transposed))
     residual = _optional(flow, node, places.residual)
     if residual is not None:
         axes = broadcast(flow, node, [axes, residual.axes])
         silent = silent and residual.is_silent(1)
     flow.put(node, axes, silent=(False, silent))
-    flow.multiply(node, weight.axes, flow.extent(node.inputs[places.data] if transposed else node.outputs[0]))
+    swept = data.axes if transposed else axes
+    flow.multiply(node, weight.axes, flow.extent((swept[0], *swept[2:])))
 
 
 def _optional(flow: Flow, node: ir.Node, index: int | None) -> Tracked | None:
@@ -170,7 +171,7 @@ def scale_and_add(flow: Flow, node: ir.Node, places: Places) -> None:
     """A Gemm whose operands are at `places`."""
     left, right = flow.tracked(node, places.data), flow.tracked(node, places.weight)
     if left is None or right is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     across, down = graph.integer(node, "transA", 0), graph.integer(node, "transB", 0)
     rows, columns = left.axes[across], right.axes[1 - down]
@@ -200,7 +201,7 @@ def matmul(flow: Flow, node: ir.Node) -> None:
     """MatMul, with numpy's broadcasting of the leading axes and its rule for vectors."""
     left, right = flow.tracked(node, 0), flow.tracked(node, 1)
     if left is None or right is None:
-        flow.barrier(node, UNKNOWN)
+        flow.barrier(node, UNKNOWN_INPUT)
         return
     multiply(flow, node, left, right)
 
@@ -210,7 +211,7 @@ def fused_matmul(flow: Flow, node: ir.Node) -> None:
     left, right = flow.tracked(node, 0), flow.tracked(node, 1)
     batch = any(graph.integer(node, name, 0) for name in ("transBatchA", "transBatchB"))
     if left is None or right is None or batch or min(len(left.axes), len(right.axes)) < 2:
-        flow.barrier(node, UNKNOWN if left is None or right is None else "transposes the batch")
+        flow.barrier(node, UNKNOWN_INPUT if left is None or right is None else "transposes the batch")
         return
     multiply(
         flow,
