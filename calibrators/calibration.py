@@ -114,7 +114,7 @@ def statistics_of(job: Job, stage: Stage) -> Statistics:
         progress=lambda done: stage.at(done / calibration.samples),
     )
     stage.at(1.0)
-    return found
+    return from_weights(job.channels, found)
 
 
 def _from_data(twin: TorchGraph, inputs: Sequence[InputSpec], samples: Samples, limit: int, seed: int) -> Calibration:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from darwinc.calibrators.meetings import Meeting, find_meetings
 from darwinc.calibrators.sites import Site, find_sites
 from darwinc.channels import Channels
 from darwinc.data import samples_in
@@ -174,19 +175,28 @@ def gather(
         for name, site in find_sites(twin).items()
         if name in readers and readers[name].any()
     }
+    meetings = find_meetings(twin, channels)
     generator = torch.Generator().manual_seed(seed)
     samples = 0
     for feed in batches:
-        _batch(twin, watches, feed, generator, gradients=gradients)
+        _batch(twin, watches, meetings, feed, generator, gradients=gradients)
         samples += samples_in(feed)
         if progress is not None:
             progress(samples)
     # Moments are given up one by one, as the statistics made of them are as large.
-    return Statistics({name: watches.pop(name).conclude(samples) for name in list(watches)}, samples, rung)
+    found = {name: watches.pop(name).conclude(samples) for name in list(watches)}
+    found |= {name: [meeting.conclude(samples)] for name, meeting in meetings.items()}
+    return Statistics(found, samples, rung)
 
 
 def _batch(
-    twin: TorchGraph, watches: Mapping[str, _Watch], feed: Feed, generator: torch.Generator, *, gradients: bool
+    twin: TorchGraph,
+    watches: Mapping[str, _Watch],
+    meetings: Mapping[str, Meeting],
+    feed: Feed,
+    generator: torch.Generator,
+    *,
+    gradients: bool,
 ) -> None:
     """One batch: moments of the inputs on the way forward, curvature of the outputs on the way back."""
     with torch.set_grad_enabled(gradients):
@@ -198,11 +208,14 @@ def _batch(
                     twin.value(str(step.inputs[place]), environment) for place in (watch.site.data, watch.site.weight)
                 )
                 watch.see(x, weight, results[0], generator, keep=gradients)
+            if gradients and (meeting := meetings.get(step.outputs[0])) is not None:
+                meeting.x = twin.value(str(step.inputs[meeting.operand]), environment)
             environment.update(zip(step.outputs, results, strict=False))
             for gone in step.release:
                 environment.pop(gone, None)
         if gradients:
-            _add_gradients(list(watches.values()), list(twin.leave(environment).values()), generator)
+            outputs = list(twin.leave(environment).values())
+            _add_gradients(list(watches.values()), list(meetings.values()), outputs, generator)
 
 
 def _add_moments(
@@ -224,20 +237,29 @@ def _add_moments(
         )
 
 
-def _add_gradients(watches: Sequence[_Watch], outputs: list[torch.Tensor], generator: torch.Generator) -> None:
+def _add_gradients(
+    watches: Sequence[_Watch], meetings: Sequence[Meeting], outputs: list[torch.Tensor], generator: torch.Generator
+) -> None:
     objective = curvature_objective(outputs, generator)
     ends = [(watch, watch.y) for watch in watches if watch.y is not None and watch.y.requires_grad]
     starts = [(watch, watch.x) for watch in watches if watch.x is not None and watch.x.requires_grad]
-    if objective is not None and ends:
-        found = torch.autograd.grad(objective, [tensor for _, tensor in ends + starts], allow_unused=True)
+    met = [(meeting, meeting.x) for meeting in meetings if meeting.x is not None and meeting.x.requires_grad]
+    tensors = [*(tensor for _, tensor in ends + starts), *(tensor for _, tensor in met)]
+    if objective is not None and tensors:
+        found = torch.autograd.grad(objective, tensors, allow_unused=True)
         for (watch, _), gradient in zip(ends, found, strict=False):
             if gradient is not None:
                 _add_curvature(watch, gradient, generator)
-        for (watch, x), gradient in zip(starts, found[len(ends) :], strict=True):
+        for (watch, x), gradient in zip(starts, found[len(ends) :], strict=False):
             if gradient is not None:
                 _add_taylor(watch, x.detach() * gradient)
+        for (meeting, _), gradient in zip(met, found[len(ends) + len(starts) :], strict=True):
+            if gradient is not None:
+                meeting.add(gradient)
     for watch in watches:
         watch.x = watch.y = None
+    for meeting in meetings:
+        meeting.x = None
 
 
 def _add_curvature(watch: _Watch, gradient: torch.Tensor, generator: torch.Generator) -> None:

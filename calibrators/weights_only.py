@@ -7,15 +7,23 @@ import numpy.typing as npt
 
 from darwinc import graph
 from darwinc.axis_record import Reader
+from darwinc.calibrators.meetings import alike, prunable
 from darwinc.calibrators.statistics import Statistics
 from darwinc.channels import Channels
 from darwinc.fitness import ReaderStatistics
 
 
-def from_weights(channels: Channels) -> Statistics:
-    """C = I and G = I / tr(W W') at every reader whose weight is a stored constant."""
-    readers: dict[str, list[ReaderStatistics]] = {}
+def from_weights(channels: Channels, measured: Statistics | None = None) -> Statistics:
+    """C = I and G = I / tr(W W') at every reader whose weight is a stored constant.
+
+    With `measured`, only at those that were not measured (the recurrence of an LSTM, say), each as important as the
+    measured ones are on average.
+    """
+    readers: dict[str, list[ReaderStatistics]] = {} if measured is None else dict(measured.readers)
+    importance = _importance(measured)
     for reader in channels.flow.readers:
+        if str(reader.node.outputs[0].name) in readers:
+            continue
         tensor = graph.constant_tensor(reader.node.inputs[reader.weight])
         units = channels.component[reader.ids]
         if tensor is None or not units.any():
@@ -24,14 +32,26 @@ def from_weights(channels: Channels) -> Statistics:
             reader.groups, len(units) // reader.groups, -1
         )
         readers[str(reader.node.outputs[0].name)] = [
-            _white(rows[group], positions) for group, positions in enumerate(units.reshape(reader.groups, -1))
+            _white(rows[group], positions, importance)
+            for group, positions in enumerate(units.reshape(reader.groups, -1))
         ]
+    if measured is not None:
+        return Statistics(readers, measured.samples, measured.rung)
+    for meeting in prunable(channels):
+        readers[str(meeting.node.outputs[0].name)] = [alike(channels.component[meeting.ids])]
     return Statistics(readers, 0, "weights")
 
 
-def _white(rows: npt.NDArray[np.float64], units: npt.NDArray[np.int64]) -> ReaderStatistics:
+def _importance(measured: Statistics | None) -> float:
+    """tr(K C) of a measured reader, on average."""
+    found = [reader for readers in (measured.readers if measured else {}).values() for reader in readers]
+    return float(np.mean([np.sum(reader.gram * reader.covariance) for reader in found])) if found else 1.0
+
+
+def _white(rows: npt.NDArray[np.float64], units: npt.NDArray[np.int64], importance: float) -> ReaderStatistics:
     gram = rows @ rows.T
-    return ReaderStatistics(units, np.eye(len(units)), gram / max(float(np.trace(gram)), 1e-30), units, None)
+    scale = importance / max(float(np.trace(gram)), 1e-30)
+    return ReaderStatistics(units, np.eye(len(units)), gram * scale, units, None)
 
 
 def _by_input(weight: npt.NDArray[np.float64], reader: Reader, inputs: int) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ from darwinc.channels import analyse
 from darwinc.console import Stage, Terminal
 from darwinc.cost import measure
 from darwinc.data import fitting_batches, fixed_batch, open_data
-from darwinc.equivalence import Agreement, agree, answers, is_bounded, prove_rewrite, tolerance_of
+from darwinc.equivalence import Agreement, agree, answers, is_bounded, is_chosen, prove_rewrite, tolerance_of
 from darwinc.errors import Unreachable, UsageError, VerificationFailed
 from darwinc.outcome import describe, peak_memory, settle_target, stamp
 from darwinc.passes.cull import Cull
@@ -358,4 +358,4 @@ def _twin_agreement(model: ir.Model, feeds: Sequence[Feed], device: str, toleran
     twin = TorchGraph(model, device=device)
     names = [str(value.name) for value in model.graph.outputs]
     told = [[found[name].cpu().numpy() for name in names] for found in map(twin.detached, feeds)]
-    return agree(answers(model, feeds), told, is_bounded(model), tolerance)
+    return agree(answers(model, feeds), told, is_bounded(model), tolerance, is_chosen(model))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
 
 from darwinc import graph
 from darwinc.errors import DarwincError
-from darwinc.runtime import input_specs, open_session, run, usable_feed
+from darwinc.runtime import input_specs, made_up_feed, open_session, run
 from darwinc.shapes import Shape, Shapes
 
 SEQUENCES = frozenset({
@@ -27,10 +29,8 @@ def measure(model: ir.Model, shapes: Shapes) -> dict[str, Shape]:
     names = _ask_for_shapes(copy, shapes)
     try:
         session = open_session(graph.to_bytes(copy), optimization="basic")
-        feed = usable_feed(session, batches=(1,), demand="runs")
-        if any(shapes.sizes(spec.name) != feed[spec.name].shape for spec in input_specs(session)):
-            return {}
-        answers = run(session, feed)
+        specs = [replace(spec, shape=shapes.sizes(spec.name) or spec.shape) for spec in input_specs(session)]
+        answers = run(session, made_up_feed(specs, seed=0, integers_below=2))
     except DarwincError:
         return {}
     return {name: tuple(int(size) for size in answers[output]) for output, name in names.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.channels import ChannelGroup, Channels, barriers
+from darwinc.channels import Channels, barriers
 from darwinc.console import Stage
 from darwinc.cost import CostModel, Terms, count_parameters
 from darwinc.errors import Unreachable, UsageError

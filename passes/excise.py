@@ -238,7 +238,10 @@ class _Surgeon:
         stored = tensor.numpy()
         place = np.cumsum(living) - 1
         chosen = place[picks.chosen[living[picks.chosen]]].astype(stored.dtype)
-        by_source[source].append((node, picks.index, chosen.reshape(-1 if stored.ndim else ())))
+        shape = list(stored.shape)
+        if shape:
+            shape[int(np.argmax(shape))] = len(chosen)
+        by_source[source].append((node, picks.index, chosen.reshape(shape)))
 
     def _shrinks(self, original: ir.Node) -> bool:
         """Does the first input of a node lose positions? Where it doesn't, bounds from the end may stay as written."""

@@ -110,7 +110,7 @@ def test_an_honest_rewrite_is_proven() -> None:
     found = proven({})
     assert found.passed
     assert (found.inputs, found.max_rel_error < 1e-6) == (3, True)
-    assert found.as_dict().keys() == {"inputs", "max_abs_error", "max_rel_error", "passed"}
+    assert found.as_dict().keys() == {"inputs", "max_abs_error", "max_rel_error", "passed", "near_ties"}
 
 
 def test_a_wrong_filter_is_seen() -> None:

@@ -1,9 +1,12 @@
-"""What can be known of shapes without running a model."""
+"""What can be known of shapes, with and without running a model."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
 
+from darwinc.measured_shapes import measure
 from darwinc.shapes import FREE_BATCH, FREE_EXTENT, infer
 from tests.surgery import parse
 
@@ -22,34 +25,29 @@ def test_symbolic_axes_are_unknown_and_assumed() -> None:
     assert shapes.assumed["a"] == (FREE_BATCH, 4, FREE_EXTENT, FREE_EXTENT)
 
 
-def test_sizes_that_the_graph_computes_are_folded() -> None:
-    text = """(float[2,3,8,8] x) => (float[2,P] y) <int64 first = {0}, int64[1] axis = {0}, int64[1] rest = {-1}> {
-        s = Shape(x)
-        g = Gather(s, first)
-        u = Unsqueeze(g, axis)
-        i = Identity(rest)
-        c = Concat<axis: int = 0>(u, i)
-        y = Reshape(x, c)
+def test_what_inference_cannot_tell_is_measured_and_may_vary() -> None:
+    text = """(float[2,3,8,8] x, float[4,3,3,3] w) => (float[A,B] y) <int64[1] rest = {-1}> {
+        a = Conv(x, w)
+        p = NonZero(a)
+        t = Transpose<perm: ints = [1, 0]>(p)
+        f = Cast<to: int = 1>(t)
+        y = Relu(f)
     }"""
-    assert infer(ir.from_proto(parse(text))).known["y"] == (2, 192)
+    model = ir.from_proto(parse(text))
+    shapes = infer(model)
+    measured = measure(model, shapes)
+    assert measured["p"] == (4, 2 * 4 * 6 * 6)
+    assert "a" not in measured, "inference knew"
+    found = replace(shapes, measured=measured)
+    assert found.sizes("t") == (2 * 4 * 6 * 6, 4)
+    assert found.varies("t", 0)
+    assert not found.varies("t", 1)
+    assert not found.varies("a", 0)
 
 
-def test_what_one_round_settles_helps_the_next() -> None:
-    """The slice's bound comes through Identity; the chain of sizes after it needs the slice's shape."""
-    text = """(float[2,6,8,8] x) => (float[A,B,C] y)
-        <int64[1] start = {1}, int64[1] end = {4}, int64[1] axis = {1}, int64[2] two = {0, 1}, int64[1] rest = {-1}> {
-        i = Identity(start)
-        a = Slice(x, i, end, axis)
-        s = Shape(a)
-        g = Gather(s, two)
-        c = Concat<axis: int = 0>(g, rest)
-        r = Reshape(a, c)
-        t = Shape(r)
-        y = Reshape(r, t)
-    }"""
-    shapes = infer(ir.from_proto(parse(text)))
-    assert shapes.known["a"] == (2, 3, 8, 8)
-    assert shapes.known["r"] == (2, 3, 64)
+def test_a_model_that_cannot_be_run_has_no_measured_shapes() -> None:
+    model = ir.from_proto(parse("(float[2,3] x) => (float[A,B] y) { a = custom.Odd(x) b = Relu(a) y = Relu(b) }"))
+    assert measure(model, infer(model)) == {}
 
 
 def test_a_value_of_unknown_rank_is_absent() -> None:

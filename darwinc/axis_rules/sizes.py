@@ -94,7 +94,7 @@ def _picked(flow: Flow, node: ir.Node, ids: Axis, indices: Tracked) -> list[Axis
     if ids is None or is_fixed(ids):
         flow.freeze(node, 1, indices)
         return list(fixed_like(sizes))
-    if tensor is None or len(sizes) > 1:
+    if tensor is None or sum(size != 1 for size in tensor.shape.numpy()) > 1:
         flow.block(ids, node, "picks channels by computed indices" if tensor is None else "picks channels by a table")
         flow.freeze(node, 1, indices)
         return list(fixed_like(sizes))
@@ -103,7 +103,8 @@ def _picked(flow: Flow, node: ir.Node, ids: Axis, indices: Tracked) -> list[Axis
     if not sizes:
         flow.block(ids[chosen], node, "picks a single channel")
         return []
-    return [ids[chosen]]
+    long = next((place for place, size in enumerate(sizes) if size != 1), 0)
+    return [ids[chosen] if place == long else fixed(1) for place in range(len(sizes))]
 
 
 def gather_elements(flow: Flow, node: ir.Node) -> None:

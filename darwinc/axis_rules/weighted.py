@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from darwinc import graph
 from darwinc.axis_flow import UNKNOWN_INPUT, Flow
-from darwinc.axis_record import Axis, Contraction, Follower, Ids, Reader, Tracked
+from darwinc.axis_record import Axis, Contraction, Follower, Ids, Reader, Tracked, is_fixed
 from darwinc.axis_rules.elementwise import broadcast
 from darwinc.axis_rules.windows import spatial_axes
 
@@ -281,7 +281,7 @@ def meet(flow: Flow, node: ir.Node, left: Operand, right: Operand) -> None:
         flow.block_all((left.inner, right.inner), node, COMPUTED)
         return
     data, weight = (left, right) if right.tracked.constant else (right, left)
-    if data.inner is None or data.tracked.constant:
+    if data.inner is None or data.tracked.constant or is_fixed(data.inner):
         return
     if weight.tracked.constant and weight.is_silent:
         flow.readers.append(Reader(node, data.index, data.axis, weight.index, weight.axis, 1, data.inner))
