@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from darwinc import graph
 from darwinc.axis_flow import UNKNOWN_INPUT, Flow
-from darwinc.axis_record import Axis, Follower, Ids, Implied, Tracked, fixed, fixed_like
+from darwinc.axis_record import Axis, Contraction, Follower, Ids, Implied, Tracked, fixed, fixed_like
 from darwinc.axis_rules.elementwise import broadcast
 from darwinc.axis_rules.weighted import Operand, meet
 
@@ -140,9 +140,11 @@ def _attend(
         flow.block(own, node, POSITIONS)
     flow.tie(query.axes[0], key.axes[0], node)
     flow.tie(query.axes[0], value.axes[0], node)
-    last = len(query.axes) - 1
+    last, met = len(query.axes) - 1, query.axes[-1]
     if not (query.is_silent(last) or (key.is_silent(last) and _cache_is_silent(flow, node, cache[0]))):
         flow.block(heads.dims, node, NOT_SILENT)
+    elif met is not None:
+        flow.contractions.append(Contraction(node, (0, last), (1, last), met))
     _keep_scale(flow, node, heads.dims)
     bias = flow.tracked(node, mask)
     if bias is not None:
