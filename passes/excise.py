@@ -17,7 +17,7 @@ from darwinc.channels import Channels, Mask
 from darwinc.console import Stage
 from darwinc.pipeline import Job, Pass
 from darwinc.shape_numbers import Number, Slot, Value
-from darwinc.zeroing import is_zeroed
+from darwinc.zeroing import is_zeroed, zero_of
 
 Array = npt.NDArray[Any]
 Kept = dict[str, dict[str, list[int]]]
@@ -113,7 +113,7 @@ class _Surgeon:
         for cuts, readers in demands[::-1]:
             if not cuts:
                 continue
-            array = _zeroed(tensor, cuts) if zero else _taken(tensor, cuts)
+            array = _zeroed(tensor, cuts, self._zero(readers[0], tensor)) if zero else _taken(tensor, cuts)
             if spare and readers is demands[0][1]:
                 graph.set_constant(source, ir.tensor(array, name=tensor.name))
                 self._note(source, array, cuts)
@@ -130,7 +130,10 @@ class _Surgeon:
             self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in cuts.items()}
             if zero:
                 whole = ir.tensor(_filled(fill))
-                value.replace_all_uses_with(self._copy(str(value.name), _zeroed(whole, cuts)))
+                value.replace_all_uses_with(self._copy(str(value.name), _zeroed(whole, cuts, np.zeros(()))))
+
+    def _zero(self, use: ConstantUse, tensor: ir.TensorProtocol) -> Array:
+        return zero_of(self.node[use.node], use.index, tuple(tensor.shape.numpy()))
 
     def _places(self, uses: list[ConstantUse]) -> set[tuple[ir.Node, int]]:
         return {(self.node[use.node], use.index) for use in uses}
@@ -176,6 +179,7 @@ class _Surgeon:
                 self._set_attribute(node, follower.place, follower.element, self._extent(follower))
         self._set_splits()
         self._name_squeezed_axes()
+        self._spell_out_defaults()
         for key in self.channels.flow.frozen:
             if key in self.channels.flow.slots:
                 stored[self.node[key[0]], key[1]]
@@ -292,6 +296,13 @@ class _Surgeon:
             else:
                 self._add_input(node, 1, "axes", np.asarray(single, np.int64))
 
+    def _spell_out_defaults(self) -> None:
+        """Attributes that are absent, and whose default is computed from an axis that shrinks."""
+        for implied in self.channels.flow.implied:
+            if not self.channels.living(implied.ids, self.dead).all():
+                node = self.node[implied.node]
+                node.attributes[implied.name] = ir.AttrFloat32(implied.name, implied.value)
+
     def _add_input(self, node: ir.Node, index: int, what: str, numbers: Array) -> None:
         """Write down, in a constant of its own, what was implied or computed."""
         if index >= len(node.inputs):
@@ -362,10 +373,13 @@ def _taken(tensor: ir.TensorProtocol, cuts: dict[int, list[int]]) -> Array:
     return np.ascontiguousarray(array)
 
 
-def _zeroed(tensor: ir.TensorProtocol, cuts: dict[int, list[int]]) -> Array:
+def _zeroed(tensor: ir.TensorProtocol, cuts: dict[int, list[int]], zero: Array) -> Array:
+    """The tensor with `zero`, broadcast, in place of what is cut."""
     array = tensor.numpy().copy()
+    stands_in = np.broadcast_to(zero.astype(array.dtype), array.shape)
     for axis, indices in cuts.items():
         gone = np.ones(array.shape[axis], np.bool_)
         gone[indices] = False
-        array[(slice(None),) * axis + (gone,)] = 0
+        place = (slice(None),) * axis + (gone,)
+        array[place] = stands_in[place]
     return array
