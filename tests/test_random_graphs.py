@@ -193,7 +193,7 @@ def check_answers(zeroed: ir.Model, rewritten: ir.Model) -> None:
 
 def check_names(proto: onnx.ModelProto, rewritten: ir.Model) -> None:
     after = ir.to_proto(rewritten)
-    assert {node.name for node in proto.graph.node} == {node.name for node in after.graph.node}
+    assert [node.name for node in proto.graph.node] == [node.name for node in after.graph.node]
     assert list(after.graph.input) == list(proto.graph.input)
     assert list(after.graph.output) == list(proto.graph.output)
 

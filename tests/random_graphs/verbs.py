@@ -42,18 +42,23 @@ def sizes(b: Builder, x: str, shape: Sequence[int], batch: int | None = 0, sourc
 
 
 def _computed(b: Builder, x: str, written: Sequence[int], must: dict[int | None, int | None]) -> str:
-    """The entries in `must`, and some others, from the shape of `x`; the rest stored."""
-    before, pieces, known = b.shapes[x], [], shape_of(b, x)
+    """The entries in `must`, and some others, from the shape of `x`; the rest stored.
+
+    Sizes may agree by chance, and then come from an axis that has nothing to do with it; a symbolic one never does.
+    """
+    before, pieces, known = list(b.shapes[x]), [], shape_of(b, x)
+    for source in must.values():
+        before[source or 0] = 0
     for axis, size in enumerate(written):
         if axis in must:
-            piece = _scaled(b, size_at(b, known, must[axis] or 0), before[must[axis] or 0], size)
+            source = must[axis] or 0
+            piece = _scaled(b, size_at(b, known, source), b.shapes[x][source], size)
         elif size > 0 and size in before and b.coin():
             piece = size_at(b, known, axis if axis < len(before) and before[axis] == size else before.index(size))
-        elif size > 0 and b.coin() and _neighbours(before, size) is not None:
-            first = _neighbours(before, size) or 0
+        elif size > 0 and b.coin() and (first := _neighbours(before, size)):
             piece = b.add("Mul", [size_at(b, known, first), size_at(b, known, first + 1)], ())
-        elif size > 0 and b.rarely() and any(other % size == 0 for other in before):
-            whole = next(axis for axis, other in enumerate(before) if other % size == 0)
+        elif size > 0 and b.rarely() and any(other and other % size == 0 for other in before):
+            whole = next(axis for axis, other in enumerate(before) if other and other % size == 0)
             piece = _scaled(b, size_at(b, known, whole), before[whole], size)
         else:
             pieces.append(b.integers([size]))
@@ -62,9 +67,9 @@ def _computed(b: Builder, x: str, written: Sequence[int], must: dict[int | None,
     return b.add("Concat", pieces, (len(written),), axis=0)
 
 
-def _neighbours(shape: Sequence[int], size: int) -> int | None:
-    """The first axis that makes up `size` together with the next one."""
-    return next((axis for axis in range(1, len(shape) - 1) if shape[axis] * shape[axis + 1] == size), None)
+def _neighbours(shape: Sequence[int], size: int) -> int:
+    """The first axis, after the batch, that makes up `size` together with the next one; 0 where there is none."""
+    return next((axis for axis in range(1, len(shape) - 1) if shape[axis] * shape[axis + 1] == size), 0)
 
 
 def _scaled(b: Builder, piece: str, was: int, size: int) -> str:
