@@ -89,6 +89,10 @@ def build(number: Callable[[int, int], int], most: int, move: Move | None = None
     b.values.append(b.values[0] if move is None else _made(b, move))
     for _ in range(b.number(0 if move else 1, most)):
         x = b.choose(b.values[-LAST:])
+        if b.coin():
+            # Many moves hold the channels that they read: a layer of its own gives the next one channels to lose.
+            x = convolution.convolve(b, x) if len(b.shapes[x]) == 4 else dense.project(b, x)
+            b.values.append(x)
         made = b.choose(MAP_MOVES if len(b.shapes[x]) == 4 else SEQUENCE_MOVES)(b, x)
         if made is not None:
             b.values.append(made)
