@@ -36,6 +36,7 @@ PROFILE = settings(
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,
+    report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
 MOVES = tuple(dict.fromkeys((*MAP_MOVES, *SEQUENCE_MOVES)))
