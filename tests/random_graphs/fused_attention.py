@@ -22,7 +22,8 @@ def attend(b: Builder, x: str) -> str:
 def _standard(b: Builder, x: str, sizes: Sizes) -> str:
     """Attention of opset 23 on [N, T, heads * size]; grouped queries too."""
     n, t, _ = b.shapes[x]
-    parts = _parts(b, x, sizes)
+    # Where ONNX's inference doesn't know the width of the values, it takes that of the result for 0.
+    parts = [_plain(b, x, width) for width in _widths(sizes)]
     counts = {"q_num_heads": sizes.heads, "kv_num_heads": sizes.groups}
     return b.add("Attention", [*parts, *_mask(b, t)], (n, t, sizes.heads * sizes.value), **counts, **_options(b))
 
@@ -43,9 +44,19 @@ def _options(b: Builder) -> dict[str, Any]:
     return ({"is_causal": 1} if b.rarely() else {}) | ({"scale": 0.4} if b.rarely() else {})
 
 
+def _widths(sizes: Sizes) -> list[int]:
+    return [sizes.heads * sizes.key, sizes.groups * sizes.key, sizes.groups * sizes.value]
+
+
+def _plain(b: Builder, x: str, width: int) -> str:
+    """A product with a stored matrix."""
+    depth = b.shapes[x][2]
+    return verbs.matmul(b, x, b.stored(np.asarray(b.random.standard_normal((depth, width)) / depth**0.5, np.float32)))
+
+
 def _parts(b: Builder, x: str, sizes: Sizes) -> list[str]:
     """Queries, keys and values [N, T, heads * size]: apart, or cut from one product."""
-    widths = [sizes.heads * sizes.key, sizes.groups * sizes.key, sizes.groups * sizes.value]
+    widths = _widths(sizes)
     if b.coin():
         return [linear(b, x, width) for width in widths]
     return verbs.split(b, linear(b, x, sum(widths)), 2, widths)
