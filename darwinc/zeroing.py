@@ -55,17 +55,9 @@ FUSED: dict[str, frozenset[int]] = {
 }
 """ONNX Runtime's own operators (com.microsoft)."""
 
-INTEGER: dict[str, dict[int, int | None]] = {
-    "ConvInteger": {1: 3},
-    "DequantizeLinear": {0: 2},
-    "DynamicQuantizeMatMul": {1: 3},
-    "MatMulInteger": {1: 3},
-    "MatMulIntegerToFloat": {1: 5},
-    "QGemm": {3: 5, 6: None},
-    "QLinearConv": {3: 5, 8: None},
-    "QLinearMatMul": {0: 2, 3: 5},
-}
-"""Operators on quantised numbers, whatever their domain: for each weight the input with its zero point, if any."""
+INTEGER: dict[str, dict[int, int | None]] = {"DequantizeLinear": {0: 2}}
+"""Operators that read quantised weights: for each weight the input with its zero point. What operators on integers
+(QLinearConv and its kin) read stays as it is: checkers know removed weights there only as they were."""
 
 
 def is_zeroed(node: ir.Node, index: int) -> bool:
@@ -118,13 +110,8 @@ def zero_of(node: ir.Node, index: int, shape: tuple[int, ...]) -> npt.NDArray[An
 
 def zero_point_axis(node: ir.Node, index: int, rank: int) -> int:
     """The axis of a quantised tensor along which its scales and zero points [C] lie."""
-    if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
-        return graph.integer(node, "axis", 1) % max(rank, 1)
-    if node.op_type in ("ConvInteger", "QLinearConv"):
-        return 0
-    if node.op_type == "QGemm":
-        return 0 if graph.integer(node, "transB", 0) else 1
-    return rank - 1 if index != 0 else rank - 2
+    del index
+    return graph.integer(node, "axis", 1) % max(rank, 1)
 
 
 def _unblocked(node: ir.Node, stored: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:

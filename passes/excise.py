@@ -314,6 +314,8 @@ class _Surgeon:
         alike = all(np.array_equal(array, changes[0][2]) for _, _, array in changes)
         if alike and _is_read_only_by(source, {(node, index) for node, index, _ in changes}):
             graph.set_constant(source, ir.tensor(changes[0][2], name=str(source.name)))
+            for alias in _aliases(source):
+                alias.shape = None if alias.shape is None else ir.Shape(changes[0][2].shape)
             return
         made: dict[bytes, ir.Value] = {}
         for node, index, array in changes:

@@ -131,6 +131,9 @@ CASES = [
         opset=21,
         given={"w": codes(4, 6), "ws": np.full((2, 6), 0.02), "wz": codes(2, 6)},
     ),
+]
+
+ON_INTEGERS = [
     Case(
         "operators_on_integers",
         """(float[2,3,4,4] x, uint8[6,3,1,1] w, float[6] ws, uint8[6] wz, int32[6] b, uint8[4,6,1,1] v, float s,
@@ -365,6 +368,14 @@ def test_a_cut_changes_this_and_nothing_else(case: Case) -> None:
 @pytest.mark.parametrize("held", HELD, ids=lambda held: held.name)
 def test_what_cannot_be_followed_is_held(held: Held) -> None:
     check_held(held)
+
+
+@pytest.mark.parametrize("case", ON_INTEGERS, ids=lambda case: case.name)
+def test_weights_that_operators_read_as_integers_stay_whole(case: Case) -> None:
+    """What removed ones would be there, no checker of ours or others' could tell."""
+    channels = analyse(ir.from_proto(build(case)))
+    weights = {place.partition(":")[0] for place in case.removed}
+    assert not weights & {member.tensor for group in channels.groups for member in group.members}
 
 
 def test_a_removed_weight_becomes_its_zero_point() -> None:

@@ -90,8 +90,8 @@ SIZES = [
         {
             "w": "float32[5, 5]",
             "v": "float32[5, 4]",
-            "Div_5.inputs": "a darwinc/Div_5/input1",
-            "darwinc/Div_5/input1": "float32[]",
+            "Cast_3.inputs": "darwinc/Cast_3/input0",
+            "darwinc/Cast_3/input0": "6",
         },
     ),
     Case(

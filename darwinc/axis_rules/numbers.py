@@ -44,7 +44,7 @@ def passes(flow: Flow, node: ir.Node) -> bool:
         return False
     if node.op_type in ("Cast", "Identity"):
         dtype = ir.DataType(graph.integer(node, "to", 1)).numpy() if node.op_type == "Cast" else data.dtype
-        flow.put(node, data.axes, numbers=data.numbers, dtype=dtype)
+        flow.put(node, data.axes, numbers=_cast(flow, node, data, dtype), dtype=dtype)
         return True
     if node.op_type in ("ReduceProd", "ReduceSum"):
         return _reduced(flow, node, data)
@@ -59,6 +59,14 @@ def passes(flow: Flow, node: ir.Node) -> bool:
         return False
     _put(flow, node, [data.numbers[place] for place in moved.ravel().tolist()], moved.shape, data.dtype)
     return True
+
+
+def _cast(flow: Flow, node: ir.Node, data: Tracked, dtype: np.dtype[np.generic]) -> tuple[Number, ...] | None:
+    """A size that becomes a float (an attention scale in the making) is frozen here, so that all after it stays."""
+    if data.constant or dtype.kind == "i" or not all(number.storable for number in data.numbers or ()):
+        return data.numbers
+    flow.freeze(node, 0, data)
+    return tuple(Number(number.value) for number in data.numbers or ())
 
 
 def _is_listed(value: ir.Value | None) -> bool:
