@@ -55,9 +55,9 @@ def reshape(flow: Flow, node: ir.Node) -> None:
 def _wanted(
     flow: Flow, node: ir.Node, data: Tracked, numbers: tuple[Number, ...] | None
 ) -> tuple[int | None, ...] | None:
-    """The new shape: as inferred, or where inference gave up from the numbers that ask for it."""
+    """The new shape: from the numbers that ask for it where they are known, which inference gets wrong at times."""
     inferred = flow.shape(node.outputs[0])
-    if (inferred is not None and None not in inferred) or numbers is None:
+    if numbers is None:
         return inferred
     old = [None if ids is None else len(ids) for ids in data.axes]
     asked = [None if number.value is None else int(number.value) for number in numbers]
