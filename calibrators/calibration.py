@@ -24,7 +24,6 @@ from darwinc.console import Stage
 from darwinc.cost import CostModel
 from darwinc.data import Samples, fitting_batches, fixed_batch, samples_in, synthetic
 from darwinc.errors import UnsupportedOperator
-from darwinc.graph import to_bytes
 from darwinc.pipeline import Job
 from darwinc.runtime import InputSpec, open_session, pin, usable_feed
 from darwinc.torch_graph import TorchGraph
@@ -152,7 +151,7 @@ def _pinned(model: ir.Model, seed: int) -> list[InputSpec]:
     inputs = input_specs(model)
     if all(isinstance(size, int) for spec in inputs for size in spec.shape[1:]):
         return inputs
-    session = open_session(to_bytes(model), optimization="basic")
+    session = open_session(model, optimization="basic")
     return pin(inputs, usable_feed(session, seed=seed, demand="finite"))
 
 

@@ -237,7 +237,7 @@ def _read(run: _Run) -> tuple[ir.Model, list[str]]:
     with run.terminal.stage("reading"):
         start = time.perf_counter()
         model = graph.load_model(run.source)
-        open_session(run.source, optimization="disabled")
+        open_session(model, optimization="disabled")
         released = graph.release_initializer_inputs(model)
         if released:
             shown = ", ".join(released[:3]) + (f" and {len(released) - 3} more" if len(released) > 3 else "")
@@ -321,7 +321,7 @@ def _proof_feeds(job: Job) -> list[Feed]:
         inputs = specs(job)
         few = job.samples.take(slice(0, PROOF_INPUTS * (fixed_batch(inputs) or PROOF_BATCH)))
         return [part.feed for part in fitting_batches(few, inputs, PROOF_BATCH)]
-    session = open_session(graph.to_bytes(job.original), optimization="basic")
+    session = open_session(job.original, optimization="basic")
     return [usable_feed(session, seed=job.seed + number, demand="finite") for number in range(PROOF_INPUTS)]
 
 

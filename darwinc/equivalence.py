@@ -102,7 +102,7 @@ def difference(one: Array, two: Array, least_scale: float = 0.0) -> tuple[float,
 
 def answers(model: ir.Model, feeds: Iterable[Feed], outputs: Sequence[str] | None = None) -> list[list[Array]]:
     """What ONNX Runtime answers to each feed, with only basic graph optimisation."""
-    session = open_session(graph.to_bytes(model), optimization="basic")
+    session = open_session(model, optimization="basic")
     names = [str(value.name) for value in model.graph.outputs] if outputs is None else list(outputs)
     return [[found[name] for name in names] for found in (run(session, feed) for feed in feeds)]
 

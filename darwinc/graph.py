@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
+from darwinc import wire
 from darwinc.errors import InvalidModel, OutputError, VerificationFailed
+from darwinc.weight_files import StoredTensor, WeightFile, checkable, pieces, skeleton, stored_length, write_beside
+from darwinc.wire import Place
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes above which a model can't be one file: protobuf's limit, less what the graph itself may take."""
@@ -21,30 +25,32 @@ STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
-    """Read a model, with its external data left memory-mapped on disk.
+    """Read a model, with its large weights left in the file, or in its external data, until somebody looks at them.
 
     Raises:
         InvalidModel: no such file, not ONNX, truncated, external data outside the model's folder, or refused by ONNX's
             full check.
     """
     path = Path(path)
-    proto = _parse(path)
+    proto, stored = _parse(path)
     _check_external_data(proto, path)
-    problem = _problem(str(path))
+    stored |= _leave_outside(proto, path)
+    problem = _problem(proto, stored)
     if problem is not None and "topologically sorted" in problem:
         proto = _sorted(proto, path)
-        problem = _problem(proto)
+        problem = _problem(proto, stored)
     if problem is not None:
         raise InvalidModel(f"{path} is not valid ONNX: {problem}")
     model = ir.from_proto(proto)
-    ir.external_data.set_base_dir(model.graph, path.parent)
+    for name, tensor in stored.items():
+        model.graph.initializers[name].const_value = tensor
     return model
 
 
-def _problem(model: str | onnx.ModelProto) -> str | None:
-    """What ONNX's full check has against a model (a path, so that models over 2 GB can be checked, or a proto)."""
+def _problem(proto: onnx.ModelProto, hollow: Collection[str]) -> str | None:
+    """What ONNX's full check has against a model without the bytes of the initializers named."""
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(checkable(proto, hollow), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         return first_sentence(error)
     return None
@@ -60,13 +66,17 @@ def _sorted(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     return ir.to_proto(model)
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def _parse(path: Path) -> tuple[onnx.ModelProto, dict[str, StoredTensor]]:
+    """A model without the bytes of its large initializers, and these, by name."""
     if not path.is_file():
         raise InvalidModel(f"{path} is not a file; give the path of an ONNX model.")
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(path.read_bytes())
-    except DecodeError as error:
+        file = WeightFile(path)
+        data = file.bytes_at(Place(0, path.stat().st_size))
+        inner, places = wire.outline(data)
+        proto.ParseFromString(inner)
+    except (DecodeError, ValueError) as error:
         raise InvalidModel(
             f"{path} is not an ONNX file, or is truncated: its bytes can't be parsed as a model."
         ) from error
@@ -74,7 +84,38 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise InvalidModel(f"{path} can't be read: {error.strerror}.") from error
     if not proto.HasField("graph") or not proto.opset_import:
         raise InvalidModel(f"{path} is not an ONNX model: it holds no graph or names no opset.")
-    return proto
+    tensors = [(proto.graph.initializer[number], place) for number, place in places.items()]
+    return proto, {tensor.name: _stored(tensor, file, place, path) for tensor, place in tensors}
+
+
+def _stored(tensor: onnx.TensorProto, file: WeightFile, place: Place, path: Path) -> StoredTensor:
+    wanted = stored_length(tensor)
+    if wanted != place.length:
+        raise InvalidModel(f"{path} is not valid ONNX: {tensor.name!r} takes {wanted} bytes, and has {place.length}.")
+    return StoredTensor(file, place, tensor)
+
+
+def _leave_outside(proto: onnx.ModelProto, path: Path) -> dict[str, StoredTensor]:
+    """Take the external data of small tensors, and of those in subgraphs, in; the others by name."""
+    large = {id(tensor): tensor for tensor in proto.graph.initializer if (stored_length(tensor) or 0) >= wire.LARGE}
+    files: dict[str, WeightFile] = {}
+    stored: dict[str, StoredTensor] = {}
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        if info.location not in files:
+            files[info.location] = WeightFile(path.parent / info.location)
+        length = stored_length(tensor) or 0
+        place = Place(info.offset or 0, length if info.length is None else info.length)
+        left = _stored(tensor, files[info.location], place, path)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        if id(tensor) in large:
+            stored[tensor.name] = left
+        else:
+            tensor.raw_data = left.tobytes()
+    return stored
 
 
 def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
@@ -108,7 +149,7 @@ def first_sentence(error: BaseException) -> str:
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
-    """Write a model whole or not at all: into a temporary folder beside the target, checked there, then renamed.
+    """Write a model whole or not at all: into a temporary folder beside the target, then renamed.
 
     Models of over 2 GB get external data in `<name>.data` beside the file.
 
@@ -118,20 +159,31 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     check_writable(path)
-    large = stored_bytes(model) > PROTOBUF_LIMIT
+    proto, weights = skeleton(model)
+    problem = _problem(proto, {proto.graph.initializer[number].name for number in weights})
+    if problem is not None:
+        raise VerificationFailed(f"The rewritten model is not valid ONNX, and nothing was written: {problem}")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             staged = Path(folder) / path.name
-            ir.save(model if large else embedded(model), staged, external_data=f"{path.name}.data" if large else None)
-            problem = _problem(str(staged))
-            if problem is not None:
-                raise VerificationFailed(f"The rewritten model is not valid ONNX, and nothing was written: {problem}")
+            _write(model, staged)
             for part in sorted(Path(folder).iterdir(), key=lambda item: item == staged):
                 os.replace(part, path.parent / part.name)
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror or error}.") from error
     except EncodeError as error:
         raise OutputError(f"{path} can't be written: {first_sentence(error)}") from error
+
+
+def _write(model: ir.Model, path: Path) -> None:
+    if stored_bytes(model) > PROTOBUF_LIMIT:
+        proto, weights = skeleton(model)
+        write_beside(proto, weights, path.with_name(f"{path.name}.data"), f"{path.name}.data")
+        path.write_bytes(proto.SerializeToString())
+        return
+    with path.open("wb") as file:
+        for piece in pieces(model)[1]:
+            file.write(piece)
 
 
 def check_writable(path: Path) -> None:
@@ -151,7 +203,13 @@ def check_writable(path: Path) -> None:
 
 def to_bytes(model: ir.Model) -> bytes:
     """The model as one serialized file, external data included (under 2 GB only)."""
-    return bytes(ir.to_proto(embedded(model)).SerializeToString())
+    return b"".join(pieces(model)[1])
+
+
+def file_bytes(model: ir.Model) -> int:
+    """The size of the file as it would be written, in bytes."""
+    stored = stored_bytes(model)
+    return pieces(model)[0] if stored <= PROTOBUF_LIMIT else stored
 
 
 def embedded(model: ir.Model) -> ir.Model:
@@ -238,7 +296,8 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
 def _constant_node_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     for name, attribute in node.attributes.items():
         if name == "value":
-            return attribute.as_tensor()
+            # `as_tensor` asks whether it is one, by a protocol, which takes long where constants are many.
+            return cast(ir.TensorProtocol, attribute.value)
         if name in ("value_int", "value_ints"):
             return ir.tensor(np.asarray(attribute.value, np.int64))
         if name in ("value_float", "value_floats"):

@@ -128,7 +128,7 @@ def inspect_model(path: Path, protect: Sequence[str] = (), only: Sequence[str] =
         UsageError: a pattern that matches nothing.
     """
     model = graph.load_model(path)
-    open_session(path, optimization="disabled")
+    open_session(model, optimization="disabled")
     graph.release_initializer_inputs(model)
     channels = analyse(model)
     may_lose = eligible(channels, protect, only) if protect or only else [True] * len(channels.groups)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from darwinc.errors import InvalidModel, UsageError
+from darwinc.errors import InvalidModel, OutputError, UsageError
+from darwinc.weight_files import outsourced
 
 Feed = dict[str, np.ndarray[Any, Any]]
 Optimization = Literal["all", "basic", "disabled"]
@@ -76,7 +79,7 @@ class InputSpec:
 
 
 def open_session(
-    model: bytes | Path,
+    model: bytes | Path | ir.Model,
     *,
     threads: int = 1,
     providers: Sequence[str] = CPU,
@@ -84,19 +87,43 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """A quiet session whose threads don't spin between runs; a path also finds external data beside the file.
 
-    Raises InvalidModel when ONNX Runtime refuses the model, UsageError when a provider isn't there or doesn't start.
+    A model in memory of any size is taken with its weights in files, mapped into memory and not rearranged for speed:
+    such a session opens fast and holds little, and is no measure of latency.
+
+    Raises InvalidModel when ONNX Runtime refuses the model, UsageError when a provider isn't there or doesn't start,
+    OutputError when there is no room for temporary files.
     """
     _require_providers(providers)
     if isinstance(model, Path) and not model.is_file():
         raise InvalidModel(f"{model} is not a file: give the path of an ONNX model")
+    options = _options(threads, optimization)
+    if not isinstance(model, ir.Model):
+        return _started(model, options, providers)
+    # On Windows a file that a session has mapped can't be removed before the session is.
+    with tempfile.TemporaryDirectory(prefix="darwinc-", ignore_cleanup_errors=True) as folder:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", Path(folder).resolve().anchor
+        )
+        try:
+            skeleton = outsourced(model, Path(folder).resolve())
+        except OSError as error:
+            raise OutputError(
+                f"{folder} can't take the temporary files that a check in ONNX Runtime needs ({error.strerror}): make "
+                "room, or name another folder in TMPDIR."
+            ) from error
+        return _started(skeleton, options, providers)
+
+
+def _started(
+    model: bytes | Path, options: onnxruntime.SessionOptions, providers: Sequence[str]
+) -> onnxruntime.InferenceSession:
     label = str(model) if isinstance(model, Path) else "the model in memory"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         try:
             session = onnxruntime.InferenceSession(
-                str(model) if isinstance(model, Path) else model,
-                sess_options=_options(threads, optimization),
-                providers=list(providers),
+                str(model) if isinstance(model, Path) else model, sess_options=options, providers=list(providers)
             )
         except _NATIVE_ERRORS as error:
             raise InvalidModel(f"ONNX Runtime can't load {label}: {one_sentence(error)}") from error

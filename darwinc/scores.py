@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -19,6 +20,10 @@ def random_scores(groups: Sequence[Indices], seed: int) -> dict[int, float]:
     return {int(unit): float(random.random()) for units in groups for unit in units}
 
 
+SLAB = 2**20
+"""Elements of a weight that are looked at in one go: what fits into a cache."""
+
+
 def magnitude_scores(channels: Channels, power: int) -> dict[int, float]:
     """The sum of |w|^power over the weights that make each channel: rows of matrices, not what reads the channel."""
     total = np.zeros(channels.count)
@@ -30,11 +35,22 @@ def magnitude_scores(channels: Channels, power: int) -> dict[int, float]:
         tensor = graph.constant_tensor(use.value)
         if tensor is None or not made or sum(size > 1 for size in tensor.shape.numpy()) < 2:
             continue
-        weight = np.abs(tensor.numpy().astype(np.float64)) ** power
-        for axis in made:
-            sums = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).sum(1)
+        for axis, sums in zip(made, _sums(tensor.numpy(), made, power), strict=True):
             _add_to_owners(total, channels.owners[channels.component[use.axes[axis]]], sums)
     return {int(unit): float(total[unit]) for group in channels.groups for unit in group.units}
+
+
+def _sums(weight: npt.NDArray[np.generic], axes: Sequence[int], power: int) -> list[npt.NDArray[np.float64]]:
+    """The sums of |w|^power, power 1 or 2, for each position along each of some axes."""
+    sums = [np.zeros(weight.shape[axis]) for axis in axes]
+    rows = max(1, SLAB // max(1, math.prod(weight.shape[1:])))
+    for start in range(0, len(weight), rows):
+        slab = weight[start : start + rows].astype(np.float64)
+        sizes = np.abs(slab) if power == 1 else np.square(slab)
+        for axis, found in zip(axes, sums, strict=True):
+            part = sizes.sum(axis=tuple(other for other in range(sizes.ndim) if other != axis))
+            found[slice(start, start + len(slab)) if axis == 0 else slice(None)] += part
+    return sums
 
 
 def _add_to_owners(total: npt.NDArray[np.float64], owners: Indices, amounts: npt.NDArray[np.float64]) -> None:

@@ -78,12 +78,12 @@ class Cull(Pass):
     def _need(self, model: ir.Model, total: int) -> int:
         if self.target != "bytes":
             return int(np.ceil(self.amount * total))
-        excess = _file_bytes(model) + PROVENANCE_BYTES - self.amount
+        excess = graph.file_bytes(model) + PROVENANCE_BYTES - self.amount
         return int(np.ceil(excess / _bytes_per_parameter(model))) if excess > 0 else 0
 
     def _out_of_reach(self, model: ir.Model, channels: Channels, total: int, most: int) -> str:
         if self.target == "bytes":
-            least = _file_bytes(model) + PROVENANCE_BYTES - most * _bytes_per_parameter(model)
+            least = graph.file_bytes(model) + PROVENANCE_BYTES - most * _bytes_per_parameter(model)
             found = f"{self.amount:.0f} bytes can't be reached: at least about {least:.0f} bytes stay"
         else:
             range_ = f"the reachable range is 0 to {most / max(total, 1):.3f}"
@@ -190,12 +190,6 @@ def what_holds(channels: Channels) -> str:
     return "channels are held by " + ", ".join(
         f"{nodes[0]} ({reason}{f', and {len(nodes) - 1} more' if len(nodes) > 1 else ''})" for reason, nodes in ranked
     )
-
-
-def _file_bytes(model: ir.Model) -> int:
-    """The size of the file as it would be written."""
-    stored = graph.stored_bytes(model)
-    return len(graph.to_bytes(model)) if stored < graph.PROTOBUF_LIMIT else stored
 
 
 def _bytes_per_parameter(model: ir.Model) -> float:

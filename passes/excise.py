@@ -5,21 +5,20 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_record import ConstantUse, Fill, Follower, Ids, Picks, is_fixed
+from darwinc.axis_record import ConstantUse, Follower, Ids, Picks, is_fixed
 from darwinc.channels import Channels, Mask
 from darwinc.console import Stage
+from darwinc.cutting import Array, aliases, filled, is_read_only_by, taken, zeroed
 from darwinc.pipeline import Job, Pass
 from darwinc.shape_numbers import Number, Slot, Value
 from darwinc.zeroing import is_zeroed, zero_of
 
-Array = npt.NDArray[Any]
 Kept = dict[str, dict[str, list[int]]]
 
 
@@ -67,6 +66,7 @@ class _Surgeon:
     excision: Excision
 
     def __post_init__(self) -> None:
+        self.large = graph.stored_bytes(self.model) > graph.PROTOBUF_LIMIT
         self.node = dict(zip(self.channels.nodes, self.model.graph, strict=True))
         self.taken = {str(value.name) for value in (*self.model.graph.inputs, *self.model.graph.initializers.values())}
         self.taken |= {str(value.name) for node in self.model.graph.all_nodes() for value in node.outputs}
@@ -109,16 +109,28 @@ class _Surgeon:
         tensor = graph.constant_tensor(source)
         if tensor is None:
             return
-        spare = all(cuts for cuts, _ in demands) and _is_read_only_by(source, self._places(uses))
+        spare = all(cuts for cuts, _ in demands) and is_read_only_by(source, self._places(uses))
         for cuts, readers in demands[::-1]:
             if not cuts:
                 continue
-            array = _zeroed(tensor, cuts, self._zero(readers[0], tensor)) if zero else _taken(tensor, cuts)
+            made = self._cut(tensor, cuts, self._zero(readers[0], tensor) if zero else None)
             if spare and readers is demands[0][1]:
-                graph.set_constant(source, ir.tensor(array, name=tensor.name))
-                self._note(source, array, cuts)
+                graph.set_constant(source, made)
+                self._note(source, made, cuts)
             else:
-                self._give_copy(readers, array, cuts)
+                self._give_copy(readers, made, cuts)
+
+    def _cut(self, tensor: ir.TensorProtocol, cuts: dict[int, list[int]], zero: Array | None) -> ir.TensorProtocol:
+        """What is left of a tensor, or the tensor with `zero` where it would be cut.
+
+        Those of a large model are made anew each time that somebody looks at them.
+        """
+        make = partial(taken, tensor, cuts) if zero is None else partial(zeroed, tensor, cuts, zero)
+        if not self.large:
+            return ir.tensor(make(), name=tensor.name)
+        whole = tensor.shape.numpy()
+        sizes = whole if zero is not None else [len(cuts.get(axis, range(size))) for axis, size in enumerate(whole)]
+        return ir.LazyTensor(lambda: ir.tensor(make()), tensor.dtype, ir.Shape(sizes), name=tensor.name)
 
     def cut_fills(self, *, zero: bool) -> None:
         """ConstantOfShape is cut by its shape, an integer; zeroed, it takes a stored tensor to say it."""
@@ -129,8 +141,8 @@ class _Surgeon:
             value = self.node[fill.node].outputs[0]
             self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in cuts.items()}
             if zero:
-                whole = ir.tensor(_filled(fill))
-                value.replace_all_uses_with(self._copy(str(value.name), _zeroed(whole, cuts, np.zeros(()))))
+                whole = ir.tensor(filled(fill))
+                value.replace_all_uses_with(self._copy(str(value.name), ir.tensor(zeroed(whole, cuts, np.zeros(())))))
 
     def _zero(self, use: ConstantUse, tensor: ir.TensorProtocol) -> Array:
         return zero_of(self.node[use.node], use.index, tuple(tensor.shape.numpy()))
@@ -138,28 +150,29 @@ class _Surgeon:
     def _places(self, uses: list[ConstantUse]) -> set[tuple[ir.Node, int]]:
         return {(self.node[use.node], use.index) for use in uses}
 
-    def _note(self, source: ir.Value, array: Array, cuts: dict[int, list[int]]) -> None:
-        for value in (source, *_aliases(source)):
+    def _note(self, source: ir.Value, made: ir.TensorProtocol, cuts: dict[int, list[int]]) -> None:
+        for value in (source, *aliases(source)):
             self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in sorted(cuts.items())}
             if value.shape is not None:
-                value.shape = ir.Shape(array.shape)
+                value.shape = ir.Shape(made.shape.numpy())
 
-    def _give_copy(self, readers: list[ConstantUse], array: Array, cuts: dict[int, list[int]]) -> None:
+    def _give_copy(self, readers: list[ConstantUse], made: ir.TensorProtocol, cuts: dict[int, list[int]]) -> None:
         read = str(readers[0].value.name)
-        value = self._copy(read, array)
+        value = self._copy(read, made)
         for use in readers:
             self.node[use.node].replace_input_with(use.index, value)
         self.excision.copies[str(value.name)] = read
         self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in sorted(cuts.items())}
 
-    def _copy(self, read: str, array: Array) -> ir.Value:
+    def _copy(self, read: str, tensor: ir.TensorProtocol) -> ir.Value:
         """A new initializer `<read>__<k>`."""
         free = (f"{read}__{number}" for number in itertools.count(1))
-        return self._initializer(next(name for name in free if name not in self.taken), array)
+        return self._initializer(next(name for name in free if name not in self.taken), tensor)
 
-    def _initializer(self, name: str, array: Array) -> ir.Value:
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        tensor.name = name
+        shape = ir.Shape(tensor.shape.numpy())
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.model.graph.initializers.add(value)
         self.taken.add(name)
         return value
@@ -308,19 +321,19 @@ class _Surgeon:
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
         name = f"darwinc/{graph.label(node)}/{what}"
-        node.replace_input_with(index, self._initializer(name, numbers))
+        node.replace_input_with(index, self._initializer(name, ir.tensor(numbers)))
 
     def _set_integers(self, source: ir.Value, changes: list[tuple[ir.Node, int, Array]]) -> None:
         alike = all(np.array_equal(array, changes[0][2]) for _, _, array in changes)
-        if alike and _is_read_only_by(source, {(node, index) for node, index, _ in changes}):
+        if alike and is_read_only_by(source, {(node, index) for node, index, _ in changes}):
             graph.set_constant(source, ir.tensor(changes[0][2], name=str(source.name)))
-            for alias in _aliases(source):
+            for alias in aliases(source):
                 alias.shape = None if alias.shape is None else ir.Shape(changes[0][2].shape)
             return
         made: dict[bytes, ir.Value] = {}
         for node, index, array in changes:
             if array.tobytes() not in made:
-                made[array.tobytes()] = self._copy(str(source.name), array)
+                made[array.tobytes()] = self._copy(str(source.name), ir.tensor(array))
             node.replace_input_with(index, made[array.tobytes()])
 
     # Recorded shapes -----------------------------------------------------------------------------------------------
@@ -337,51 +350,3 @@ class _Surgeon:
                     for size, ids in zip(value.shape, tracked.axes, strict=True)
                 ]
                 value.shape = ir.Shape(sizes)
-
-
-def _is_read_only_by(source: ir.Value, known: set[tuple[ir.Node, int]]) -> bool:
-    """Is every reader of a constant, through Identity too, a known place (node, input)?"""
-    values = [source, *_aliases(source)]
-    known = known | {(node, 0) for alias in values[1:] if (node := alias.producer()) is not None}
-    return not any(
-        value.is_graph_output() or any((reader, index) not in known for reader, index in value.uses())
-        for value in values
-    )
-
-
-def _aliases(source: ir.Value) -> list[ir.Value]:
-    """The copies of a constant through Identity."""
-    found = [source]
-    for value in found:
-        found.extend(
-            reader.outputs[0]
-            for reader, _ in value.uses()
-            if reader.op_type == "Identity" and graph.is_standard(reader) and reader.graph is source.graph
-        )
-    return found[1:]
-
-
-def _filled(fill: Fill) -> Array:
-    """What a ConstantOfShape makes."""
-    value = fill.node.attributes.get("value")
-    tensor = ir.tensor(np.zeros(1, np.float32)) if value is None else value.as_tensor()
-    return np.full([len(ids) for ids in fill.axes], tensor.numpy().ravel()[0], tensor.numpy().dtype)
-
-
-def _taken(tensor: ir.TensorProtocol, cuts: dict[int, list[int]]) -> Array:
-    array = tensor.numpy()
-    for axis, indices in cuts.items():
-        array = np.take(array, indices, axis=axis)
-    return np.ascontiguousarray(array)
-
-
-def _zeroed(tensor: ir.TensorProtocol, cuts: dict[int, list[int]], zero: Array) -> Array:
-    """The tensor with `zero`, broadcast, in place of what is cut."""
-    array = tensor.numpy().copy()
-    stands_in = np.broadcast_to(zero.astype(array.dtype), array.shape)
-    for axis, indices in cuts.items():
-        gone = np.ones(array.shape[axis], np.bool_)
-        gone[indices] = False
-        place = (slice(None),) * axis + (gone,)
-        array[place] = stands_in[place]
-    return array

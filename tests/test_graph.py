@@ -230,7 +230,7 @@ def test_a_full_disk_leaves_the_old_file_alone(saved: Path, monkeypatch: pytest.
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(ir, "save", full)
+    monkeypatch.setattr(graph, "pieces", full)
     with pytest.raises(OutputError, match="No space left"):
         graph.save_model(graph_of(saved), saved)
     assert saved.read_bytes() == before
