@@ -25,6 +25,7 @@ from darwinc.axis_record import (
     Fill,
     Follower,
     Ids,
+    Implied,
     Picks,
     Product,
     Reader,
@@ -56,6 +57,7 @@ class Flow:
     uses: list[ConstantUse] = field(default_factory=list)
     fills: list[Fill] = field(default_factory=list)
     followers: list[Follower] = field(default_factory=list)
+    implied: list[Implied] = field(default_factory=list)
     picks: list[Picks] = field(default_factory=list)
     readers: list[Reader] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)

@@ -84,6 +84,19 @@ class Follower:
 
 
 @dataclass(frozen=True, eq=False)
+class Implied:
+    """An attribute that a node doesn't have, and whose default depends on the number of `ids`.
+
+    Where any go, the attribute is written down with its present value.
+    """
+
+    node: ir.Node
+    name: str
+    value: float
+    ids: Ids
+
+
+@dataclass(frozen=True, eq=False)
 class Picks:
     """A stored list of indices into an axis: it loses the dead ones, and the others are counted anew.
 

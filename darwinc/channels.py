@@ -259,6 +259,11 @@ def _signatures(flow: Flow, component: Ids, owners: Ids) -> npt.NDArray[np.uint6
         if axis is not None and not is_fixed(axis):
             key = hashes.setdefault(id(axis), np.uint64(random.integers(1, 2**63)))
             np.add.at(signature, owners[component[axis]].ravel(), key)
+    for product in flow.products:
+        for factor in (product.rows, product.columns):
+            # Heads and dimensions of a fused operator sit on the same axes, and in equal numbers look alike.
+            key = np.uint64(random.integers(1, 2**63))
+            np.add.at(signature, owners[component[factor]].ravel(), key)
     signature[0] = 0
     return signature
 

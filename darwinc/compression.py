@@ -46,6 +46,10 @@ class Target:
     amount: float
 
 
+WEIGHTS_TELL = ("l1", "l2", "random")
+"""The fitness criteria that need no measurements."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything about a run but the model and the target; the defaults are the command line's.
@@ -268,8 +272,13 @@ def _job(run: _Run, original: ir.Model) -> Job:
         run.warnings.extend(job.samples.warnings)
     elif settings.labels is not None:
         raise UsageError("--labels were given without --data; name the data that they belong to.")
-    job.device = _device(settings.device)
+    job.device = "cpu" if _without_torch(settings) else _device(settings.device)
     return job
+
+
+def _without_torch(settings: Settings) -> bool:
+    """Is nothing measured or refitted, so that torch, which takes seconds to import, isn't needed?"""
+    return settings.device in ("auto", "cpu") and settings.fitness in WEIGHTS_TELL and settings.recover == ("none",)
 
 
 def _device(asked: str) -> str:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from darwinc import graph
 from darwinc.axis_record import is_fixed
 from darwinc.channels import Channels, Mask
+from darwinc.cost import FLOATS
 from darwinc.runtime import Feed, open_session, run
 
 Array = np.ndarray[Any, Any]
@@ -152,7 +153,7 @@ def _probes(model: ir.Model, channels: Channels, dead: Mask) -> list[tuple[str, 
         whole = all(
             ids is None or is_fixed(ids) or channels.living(ids, dead).all() for ids in channels.flow.values[name].axes
         )
-        if whole and name not in outputs and tensor is not None:
+        if whole and name not in outputs and tensor is not None and tensor.dtype in FLOATS:
             found.append((name, tensor.dtype))
     return found[:: max(1, len(found) // MOST_PROBES)][:MOST_PROBES]
 

@@ -6,21 +6,19 @@ import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_record import ConstantUse, Fill, Follower, Ids, Picks, is_fixed
+from darwinc.axis_record import ConstantUse, Follower, Ids, Picks, is_fixed
 from darwinc.channels import Channels, Mask
 from darwinc.console import Stage
+from darwinc.cutting import Array, aliases, filled, is_read_only_by, taken, zeroed
 from darwinc.pipeline import Job, Pass
 from darwinc.shape_numbers import Number, Slot, Value
-from darwinc.zeroing import is_zeroed
+from darwinc.zeroing import is_zeroed, zero_of
 
-Array = npt.NDArray[Any]
 Kept = dict[str, dict[str, list[int]]]
 
 
@@ -111,24 +109,27 @@ class _Surgeon:
         tensor = graph.constant_tensor(source)
         if tensor is None:
             return
-        spare = all(cuts for cuts, _ in demands) and _is_read_only_by(source, self._places(uses))
+        spare = all(cuts for cuts, _ in demands) and is_read_only_by(source, self._places(uses))
         for cuts, readers in demands[::-1]:
             if not cuts:
                 continue
-            made = self._cut(tensor, cuts, zero=zero)
+            made = self._cut(tensor, cuts, self._zero(readers[0], tensor) if zero else None)
             if spare and readers is demands[0][1]:
                 graph.set_constant(source, made)
                 self._note(source, made, cuts)
             else:
                 self._give_copy(readers, made, cuts)
 
-    def _cut(self, tensor: ir.TensorProtocol, cuts: dict[int, list[int]], *, zero: bool) -> ir.TensorProtocol:
-        """What is left of a tensor. Those of a large model are made anew each time that somebody looks at them."""
-        make = partial(_zeroed if zero else _taken, tensor, cuts)
+    def _cut(self, tensor: ir.TensorProtocol, cuts: dict[int, list[int]], zero: Array | None) -> ir.TensorProtocol:
+        """What is left of a tensor, or the tensor with `zero` where it would be cut.
+
+        Those of a large model are made anew each time that somebody looks at them.
+        """
+        make = partial(taken, tensor, cuts) if zero is None else partial(zeroed, tensor, cuts, zero)
         if not self.large:
             return ir.Tensor(make(), tensor.dtype, name=tensor.name)
         whole = tensor.shape.numpy()
-        sizes = whole if zero else [len(cuts.get(axis, range(size))) for axis, size in enumerate(whole)]
+        sizes = whole if zero is not None else [len(cuts.get(axis, range(size))) for axis, size in enumerate(whole)]
         return ir.LazyTensor(lambda: ir.Tensor(make(), tensor.dtype), tensor.dtype, ir.Shape(sizes), name=tensor.name)
 
     def cut_fills(self, *, zero: bool) -> None:
@@ -140,14 +141,17 @@ class _Surgeon:
             value = self.node[fill.node].outputs[0]
             self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in cuts.items()}
             if zero:
-                whole = ir.tensor(_filled(fill))
-                value.replace_all_uses_with(self._copy(str(value.name), ir.tensor(_zeroed(whole, cuts))))
+                whole = ir.tensor(filled(fill))
+                value.replace_all_uses_with(self._copy(str(value.name), ir.tensor(zeroed(whole, cuts, np.zeros(())))))
+
+    def _zero(self, use: ConstantUse, tensor: ir.TensorProtocol) -> Array:
+        return zero_of(self.node[use.node], use.index, tuple(tensor.shape.numpy()))
 
     def _places(self, uses: list[ConstantUse]) -> set[tuple[ir.Node, int]]:
         return {(self.node[use.node], use.index) for use in uses}
 
     def _note(self, source: ir.Value, made: ir.TensorProtocol, cuts: dict[int, list[int]]) -> None:
-        for value in (source, *_aliases(source)):
+        for value in (source, *aliases(source)):
             self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in sorted(cuts.items())}
             if value.shape is not None:
                 value.shape = ir.Shape(made.shape.numpy())
@@ -188,6 +192,7 @@ class _Surgeon:
                 self._set_attribute(node, follower.place, follower.element, self._extent(follower))
         self._set_splits()
         self._name_squeezed_axes()
+        self._spell_out_defaults()
         for key in self.channels.flow.frozen:
             if key in self.channels.flow.slots:
                 stored[self.node[key[0]], key[1]]
@@ -304,6 +309,13 @@ class _Surgeon:
             else:
                 self._add_input(node, 1, "axes", np.asarray(single, np.int64))
 
+    def _spell_out_defaults(self) -> None:
+        """Attributes that are absent, and whose default is computed from an axis that shrinks."""
+        for implied in self.channels.flow.implied:
+            if not self.channels.living(implied.ids, self.dead).all():
+                node = self.node[implied.node]
+                node.attributes[implied.name] = ir.AttrFloat32(implied.name, implied.value)
+
     def _add_input(self, node: ir.Node, index: int, what: str, numbers: Array) -> None:
         """Write down, in a constant of its own, what was implied or computed."""
         if index >= len(node.inputs):
@@ -313,8 +325,10 @@ class _Surgeon:
 
     def _set_integers(self, source: ir.Value, changes: list[tuple[ir.Node, int, Array]]) -> None:
         alike = all(np.array_equal(array, changes[0][2]) for _, _, array in changes)
-        if alike and _is_read_only_by(source, {(node, index) for node, index, _ in changes}):
+        if alike and is_read_only_by(source, {(node, index) for node, index, _ in changes}):
             graph.set_constant(source, ir.tensor(changes[0][2], name=str(source.name)))
+            for alias in aliases(source):
+                alias.shape = None if alias.shape is None else ir.Shape(changes[0][2].shape)
             return
         made: dict[bytes, ir.Value] = {}
         for node, index, array in changes:
@@ -336,48 +350,3 @@ class _Surgeon:
                     for size, ids in zip(value.shape, tracked.axes, strict=True)
                 ]
                 value.shape = ir.Shape(sizes)
-
-
-def _is_read_only_by(source: ir.Value, known: set[tuple[ir.Node, int]]) -> bool:
-    """Is every reader of a constant, through Identity too, a known place (node, input)?"""
-    values = [source, *_aliases(source)]
-    known = known | {(node, 0) for alias in values[1:] if (node := alias.producer()) is not None}
-    return not any(
-        value.is_graph_output() or any((reader, index) not in known for reader, index in value.uses())
-        for value in values
-    )
-
-
-def _aliases(source: ir.Value) -> list[ir.Value]:
-    """The copies of a constant through Identity."""
-    found = [source]
-    for value in found:
-        found.extend(
-            reader.outputs[0]
-            for reader, _ in value.uses()
-            if reader.op_type == "Identity" and graph.is_standard(reader) and reader.graph is source.graph
-        )
-    return found[1:]
-
-
-def _filled(fill: Fill) -> Array:
-    """What a ConstantOfShape makes."""
-    value = fill.node.attributes.get("value")
-    tensor = ir.tensor(np.zeros(1, np.float32)) if value is None else value.as_tensor()
-    return np.full([len(ids) for ids in fill.axes], tensor.numpy().ravel()[0], tensor.numpy().dtype)
-
-
-def _taken(tensor: ir.TensorProtocol, cuts: dict[int, list[int]]) -> Array:
-    array = tensor.numpy()
-    for axis, indices in cuts.items():
-        array = np.take(array, indices, axis=axis)
-    return np.ascontiguousarray(array)
-
-
-def _zeroed(tensor: ir.TensorProtocol, cuts: dict[int, list[int]]) -> Array:
-    array = tensor.numpy().copy()
-    for axis, indices in cuts.items():
-        gone = np.ones(array.shape[axis], np.bool_)
-        gone[indices] = False
-        array[(slice(None),) * axis + (gone,)] = 0
-    return array

@@ -26,7 +26,7 @@ def parse(text: str, opset: int = 17, ir_version: int = 8, *, keep_inputs: bool 
 
     With `keep_inputs` they stay inputs as well, as before IR version 4.
     """
-    header = f'<ir_version: {ir_version}, opset_import: ["" : {opset}, "custom" : 1]>'
+    header = f'<ir_version: {ir_version}, opset_import: ["" : {opset}, "custom" : 1, "com.microsoft" : 1]>'
     model = onnx.parser.parse_model(f"{header} g {text}")
     random = np.random.default_rng(1)
     for value in list(model.graph.input):

@@ -15,9 +15,9 @@ from darwinc.axis_record import Axis, Tracked, fixed, is_fixed
 NOT_AT_ZERO = "isn't defined for the zeros of removed channels"
 
 KEEPS_ZERO = frozenset({
-    "Abs", "Asin", "Asinh", "Atan", "Atanh", "Cast", "CastLike", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu",
-    "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Shrink", "Sign", "Sin", "Sinh",
-    "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+    "Abs", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "Cast", "CastLike", "Ceil", "Celu", "Elu", "Erf", "Floor",
+    "Gelu", "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Shrink", "Sign", "Sin",
+    "Sinh", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
     "Dropout", "QuickGelu", "FastGelu", "BiasGelu", "BiasAdd",
 })  # fmt: skip
 """Of one operand: f(0) = 0."""
@@ -25,7 +25,7 @@ KEEPS_ZERO = frozenset({
 ADDING = frozenset({"Add", "Sub", "Sum", "Mean", "Max", "Min", "Or", "Xor", "Where", "BiasGelu", "FastGelu", "BiasAdd"})
 """Zero where all operands are."""
 
-FACTORS = frozenset({"Mul", "And", "PRelu"})
+FACTORS = frozenset({"Mul", "And", "PRelu", "SwiGLU"})
 """Zero where any operand is."""
 
 UNDEFINED_AT_ZERO = frozenset({"Log", "Reciprocal"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,12 @@ def transpose(flow: Flow, node: ir.Node) -> None:
 
 def concat(flow: Flow, node: ir.Node) -> None:
     """Positions follow each other along one axis and are tied along the others."""
-    operands = [flow.tracked(node, index) for index in range(len(node.inputs))]
+    join(flow, node, range(len(node.inputs)))
+
+
+def join(flow: Flow, node: ir.Node, places: Sequence[int]) -> None:
+    """A Concat of the inputs `places`."""
+    operands = [flow.tracked(node, index) for index in places]
     if any(operand is None for operand in operands):
         flow.barrier(node, UNKNOWN_INPUT)
         return

@@ -26,17 +26,25 @@ def passes(flow: Flow, node: ir.Node) -> bool:
     """Does a node do nothing but compute numbers that could be followed? Then its outputs are put."""
     if not node.inputs or not graph.is_standard(node):
         return False
-    data = flow.values.get(str(node.inputs[0].name)) if node.inputs[0] is not None else None
     if node.op_type == "Concat":
         return _joined(flow, node)
     if node.op_type in ARITHMETIC:
         return _computed(flow, node)
+    if node.op_type not in MOVES and node.op_type not in (
+        "Cast",
+        "ConstantOfShape",
+        "Identity",
+        "ReduceProd",
+        "ReduceSum",
+    ):
+        return False
+    data = flow.values.get(str(node.inputs[0].name)) if node.inputs[0] is not None else None
     data = flow.tracked(node, 0) if data is not None or _is_listed(node.inputs[0]) else None
     if data is None or data.numbers is None or data.dtype is None:
         return False
     if node.op_type in ("Cast", "Identity"):
         dtype = ir.DataType(graph.integer(node, "to", 1)).numpy() if node.op_type == "Cast" else data.dtype
-        flow.put(node, data.axes, numbers=data.numbers, dtype=dtype)
+        flow.put(node, data.axes, numbers=_cast(flow, node, data, dtype), dtype=dtype)
         return True
     if node.op_type in ("ReduceProd", "ReduceSum"):
         return _reduced(flow, node, data)
@@ -51,6 +59,14 @@ def passes(flow: Flow, node: ir.Node) -> bool:
         return False
     _put(flow, node, [data.numbers[place] for place in moved.ravel().tolist()], moved.shape, data.dtype)
     return True
+
+
+def _cast(flow: Flow, node: ir.Node, data: Tracked, dtype: np.dtype[np.generic]) -> tuple[Number, ...] | None:
+    """A size that becomes a float (an attention scale in the making) is frozen here, so that all after it stays."""
+    if data.constant or dtype.kind == "i" or not all(number.storable for number in data.numbers or ()):
+        return data.numbers
+    flow.freeze(node, 0, data)
+    return tuple(Number(number.value) for number in data.numbers or ())
 
 
 def _is_listed(value: ir.Value | None) -> bool:
@@ -156,9 +172,10 @@ MOVES: dict[str, Callable[[Flow, ir.Node, Places], Places | None]] = {
 
 def _filled(flow: Flow, node: ir.Node) -> bool:
     """The same whole number several times."""
-    value, shape = node.attributes.get("value"), flow.known(node, 0)
+    value = node.attributes.get("value")
     fill = np.zeros(1, np.float32) if value is None else value.as_tensor().numpy()
-    if shape is None or fill.dtype.kind != "i" or math.prod(shape) > MOST_NUMBERS or len(shape) > 1:
+    shape = flow.known(node, 0) if fill.dtype.kind == "i" else None
+    if shape is None or math.prod(shape) > MOST_NUMBERS or len(shape) > 1:
         return False
     _put(flow, node, [Number(int(fill.ravel()[0]))] * math.prod(shape), shape, fill.dtype)
     return True

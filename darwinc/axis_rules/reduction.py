@@ -12,6 +12,7 @@ from darwinc.axis_rules.windows import spatial_axes
 
 SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
 """Zeros add nothing to these."""
+CUMULATIVE = frozenset({"CumProd", "CumSum"})
 ZERO_OF_ZEROS = SUMS | {"ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"}
 
 
@@ -76,12 +77,12 @@ def softmax(flow: Flow, node: ir.Node) -> None:
 
 
 def along_axis(flow: Flow, node: ir.Node) -> None:
-    """TopK, CumSum, LpNormalization: elements of one axis depend on each other, the other axes pass."""
+    """TopK, CumSum, CumProd, LpNormalization: elements of one axis depend on each other, the other axes pass."""
     data = flow.tracked(node, 0)
     if data is None:
         flow.barrier(node, UNKNOWN_INPUT)
         return
-    known = flow.known(node, 1) if node.op_type == "CumSum" else [graph.integer(node, "axis", -1)]
+    known = flow.known(node, 1) if node.op_type in CUMULATIVE else [graph.integer(node, "axis", -1)]
     if known is None:
         flow.barrier(node, "the axis it works along is unknown")
         return

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from darwinc import graph
 from darwinc.axis_flow import UNKNOWN_INPUT, Flow
-from darwinc.axis_record import FIXED, Axis, Ids, Tracked, fixed, fixed_like, is_fixed
+from darwinc.axis_record import FIXED, Axis, Follower, Ids, Tracked, fixed, fixed_like, is_fixed
 from darwinc.shape_numbers import Number
 
 
@@ -55,9 +55,9 @@ def reshape(flow: Flow, node: ir.Node) -> None:
 def _wanted(
     flow: Flow, node: ir.Node, data: Tracked, numbers: tuple[Number, ...] | None
 ) -> tuple[int | None, ...] | None:
-    """The new shape: as inferred, or where inference gave up from the numbers that ask for it."""
+    """The new shape: from the numbers that ask for it where they are known, which inference gets wrong at times."""
     inferred = flow.shape(node.outputs[0])
-    if (inferred is not None and None not in inferred) or numbers is None:
+    if numbers is None:
         return inferred
     old = [None if ids is None else len(ids) for ids in data.axes]
     asked = [None if number.value is None else int(number.value) for number in numbers]
@@ -216,6 +216,18 @@ def _follow(
         number = numbers[place] if numbers is not None and place < len(numbers) else None
         if number is not None and number.value == -1:
             continue
-        if number is not None and number.value == 0 and place < len(old) and old[place] is ids:
+        if number is not None and number.value == 0 and place < len(old):
+            _copied(flow, node, number, old[place], ids)
             continue
         flow.follow(number, ids, node)
+
+
+def _copied(flow: Flow, node: ir.Node, number: Number, old: Axis, new: Axis) -> None:
+    """A 0 copies the size of the axis at its place; where that is another axis, the size is written out instead."""
+    if old is new or (is_fixed(old) and is_fixed(new)):
+        return
+    if number.origin is None or new is None:
+        flow.block_all((old, new), node, "its size is copied to another axis")
+    else:
+        flow.followers.append(Follower(*number.origin, new))
+        flow.frozen.add(number.origin[:2])

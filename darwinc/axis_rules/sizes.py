@@ -55,15 +55,21 @@ def constant_of_shape(flow: Flow, node: ir.Node) -> None:
         flow.fills.append(Fill(node, tuple(stored)))
         flow.put(node, stored, silent=(True,) * len(stored))
         return
-    flow.put(node, [_made_axis(flow, node, number) for number in numbers])
+    axes = [_made_axis(flow, node, number) for number in numbers]
+    value = node.attributes.get("value")
+    flow.put(node, axes, silent=(value is None or not value.as_tensor().numpy().any(),) * len(axes))
 
 
 def _made_axis(flow: Flow, node: ir.Node, number: Number) -> Axis:
-    """An axis of a tensor whose shape is computed: another's size, or a number that stays."""
+    """An axis of a tensor whose shape is computed: another's size, or a number that follows where it can be stored."""
     if number.axis is not None and (number.origin is None or is_fixed(number.axis)):
         return number.axis
-    flow.rely([number], node)
-    return None if number.value is None else fixed(int(number.value))
+    if number.origin is None or number.value is None:
+        flow.rely([number], node)
+        return None if number.value is None else fixed(int(number.value))
+    ids = flow.fresh(int(number.value))
+    flow.follow(number, ids, node)
+    return ids
 
 
 def gather(flow: Flow, node: ir.Node) -> None:

@@ -20,21 +20,32 @@ KEEP_ZERO = frozenset({"", "Relu", "LeakyRelu", "Tanh", "Selu", "Elu"})
 """Activations of ONNX Runtime's fused operators that leave zeros zero."""
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where an operator takes its operands: input numbers, None for what it doesn't take."""
+
+    data: int = 0
+    weight: int = 1
+    bias: int | None = 2
+    residual: int | None = 3
+
+
 def convolution(flow: Flow, node: ir.Node) -> None:
     """Conv, weight [O, I/g, *kernel]: the outputs are the weight's rows.
 
     FusedConv adds an activation and a residual.
     """
-    _convolve(flow, node, transposed=False)
+    convolve(flow, node, Places())
 
 
 def transposed_convolution(flow: Flow, node: ir.Node) -> None:
     """ConvTranspose, weight [I, O/g, *kernel]."""
-    _convolve(flow, node, transposed=True)
+    convolve(flow, node, Places(), transposed=True)
 
 
-def _convolve(flow: Flow, node: ir.Node, *, transposed: bool) -> None:
-    data, weight = flow.tracked(node, 0), flow.tracked(node, 1)
+def convolve(flow: Flow, node: ir.Node, places: Places, *, transposed: bool = False) -> None:
+    """A convolution whose operands are at `places`."""
+    data, weight = flow.tracked(node, places.data), flow.tracked(node, places.weight)
     if data is None or weight is None or len(data.axes) < 3 or len(weight.axes) < 3:
         flow.barrier(node, UNKNOWN_INPUT)
         return
@@ -47,16 +58,16 @@ def _convolve(flow: Flow, node: ir.Node, *, transposed: bool) -> None:
     flow.pin(kernel)
     if groups == 1:
         inputs, outputs = (rows, columns) if transposed else (columns, rows)
-        _contract(flow, node, data, weight, inputs, int(not transposed))
+        _contract(flow, node, data, weight, inputs, int(not transposed), places)
     else:
-        outputs = _grouped(flow, node, data, weight, groups, transposed=transposed)
-    bias = flow.tracked(node, 2)
+        outputs = _grouped(flow, node, data, weight, groups, places, transposed=transposed)
+    bias = _optional(flow, node, places.bias)
     if bias is not None:
         flow.tie(bias.axes[0], outputs, node)
     silent = weight.is_silent(int(transposed)) and (bias is None or bias.is_silent(0)) and _keeps_zero(node)
     extents = [len(ids) if ids is not None else 1 for ids in kernel]
     axes = (data.axes[0], outputs, *spatial_axes(flow, node, data.axes[2:], extents, transposed=transposed))
-    residual = flow.tracked(node, 3)
+    residual = _optional(flow, node, places.residual)
     if residual is not None:
         axes = broadcast(flow, node, [axes, residual.axes])
         silent = silent and residual.is_silent(1)
@@ -65,11 +76,17 @@ def _convolve(flow: Flow, node: ir.Node, *, transposed: bool) -> None:
     flow.multiply(node, weight.axes, flow.extent((swept[0], *swept[2:])))
 
 
+def _optional(flow: Flow, node: ir.Node, index: int | None) -> Tracked | None:
+    return None if index is None else flow.tracked(node, index)
+
+
 def _keeps_zero(node: ir.Node) -> bool:
     return graph.text(node, "activation", "") in KEEP_ZERO
 
 
-def _grouped(flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, groups: int, *, transposed: bool) -> Ids:
+def _grouped(
+    flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, groups: int, places: Places, *, transposed: bool
+) -> Ids:
     """Groups x channels of a group: whole groups may go, or the same places in every group. The outputs."""
     channels, rows, columns = data.axes[1], weight.axes[0], weight.axes[1]
     if channels is None or rows is None or columns is None:
@@ -89,7 +106,7 @@ def _grouped(flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, groups: 
         local = inputs
         flow.product(whole, flow.positions(len(rows) // groups), outputs.reshape(groups, -1), node)
     flow.product(whole, local, channels.reshape(groups, -1), node)
-    _read(flow, node, data, weight, channels, int(not transposed), groups)
+    _read(flow, node, data, weight, Reader(node, places.data, 1, places.weight, int(not transposed), groups, channels))
     return outputs
 
 
@@ -106,21 +123,24 @@ def _depthwise(flow: Flow, node: ir.Node, channels: Ids, rows: Ids, columns: Ids
     return rows
 
 
-def _contract(flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, inputs: Ids, axis: int) -> None:
+def _contract(
+    flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, inputs: Ids, axis: int, places: Places
+) -> None:
     channels = data.axes[1]
     if channels is None:
         raise ValueError("a convolution over an axis of unknown size")
     flow.tie(channels, inputs, node)
-    _read(flow, node, data, weight, channels, axis, 1)
+    _read(flow, node, data, weight, Reader(node, places.data, 1, places.weight, axis, 1, channels))
 
 
-def _read(flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, channels: Ids, axis: int, groups: int) -> None:
+def _read(flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, reader: Reader) -> None:
+    axis = reader.weight_axis
     if weight.constant and weight.is_silent(axis):
-        flow.readers.append(Reader(node, 0, 1, 1, axis, groups, channels))
+        flow.readers.append(reader)
     elif weight.is_silent(axis) or data.is_silent(1):
-        flow.contractions.append(Contraction(node, (0, 1), (1, axis), channels))
+        flow.contractions.append(Contraction(node, (reader.data, 1), (reader.weight, axis), reader.ids))
     else:
-        flow.block(channels, node, COMPUTED)
+        flow.block(reader.ids, node, COMPUTED)
 
 
 @dataclass(frozen=True)
@@ -144,14 +164,19 @@ class Operand:
 
 def gemm(flow: Flow, node: ir.Node) -> None:
     """Gemm: A' [M, K] times B' [K, N] plus C, broadcast. FusedGemm adds an activation."""
-    left, right = flow.tracked(node, 0), flow.tracked(node, 1)
+    scale_and_add(flow, node, Places())
+
+
+def scale_and_add(flow: Flow, node: ir.Node, places: Places) -> None:
+    """A Gemm whose operands are at `places`."""
+    left, right = flow.tracked(node, places.data), flow.tracked(node, places.weight)
     if left is None or right is None:
         flow.barrier(node, UNKNOWN_INPUT)
         return
     across, down = graph.integer(node, "transA", 0), graph.integer(node, "transB", 0)
     rows, columns = left.axes[across], right.axes[1 - down]
-    meet(flow, node, Operand(0, left, 1 - across), Operand(1, right, down))
-    bias = flow.tracked(node, 2)
+    meet(flow, node, Operand(places.data, left, 1 - across), Operand(places.weight, right, down))
+    bias = _optional(flow, node, places.bias)
     silent = [left.is_silent(across), right.is_silent(1 - down)]
     if bias is not None:
         broadcast(flow, node, [(rows, columns), bias.axes])
@@ -198,13 +223,18 @@ def fused_matmul(flow: Flow, node: ir.Node) -> None:
 
 
 def multiply(
-    flow: Flow, node: ir.Node, left: Tracked, right: Tracked, turned: tuple[bool, bool] = (False, False)
+    flow: Flow,
+    node: ir.Node,
+    left: Tracked,
+    right: Tracked,
+    turned: tuple[bool, bool] = (False, False),
+    places: tuple[int, int] = (0, 1),
 ) -> None:
-    """Put the product of two stacks of matrices, each `turned` or not."""
+    """Put the product of two stacks of matrices, each `turned` or not, which are inputs `places`."""
     rows, summed = _matrix_axes(len(left.axes), turned=turned[0], left=True)
     columns, down = _matrix_axes(len(right.axes), turned=turned[1], left=False)
     a, b = left.axes, right.axes
-    meet(flow, node, Operand(0, left, summed), Operand(1, right, down))
+    meet(flow, node, Operand(places[0], left, summed), Operand(places[1], right, down))
     batch = broadcast(flow, node, [a[:-2], b[:-2]])
     result = [*batch]
     silent = [

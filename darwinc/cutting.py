@@ -1,0 +1,63 @@
+"""What a cut does to one tensor, and who else reads a constant that is to be cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from darwinc import graph
+from darwinc.axis_record import Fill
+
+Array = npt.NDArray[Any]
+
+
+def is_read_only_by(source: ir.Value, known: set[tuple[ir.Node, int]]) -> bool:
+    """Is every reader of a constant, through Identity too, a known place (node, input)?"""
+    values = [source, *aliases(source)]
+    known = known | {(node, 0) for alias in values[1:] if (node := alias.producer()) is not None}
+    return not any(
+        value.is_graph_output() or any((reader, index) not in known for reader, index in value.uses())
+        for value in values
+    )
+
+
+def aliases(source: ir.Value) -> list[ir.Value]:
+    """The copies of a constant through Identity."""
+    found = [source]
+    for value in found:
+        found.extend(
+            reader.outputs[0]
+            for reader, _ in value.uses()
+            if reader.op_type == "Identity" and graph.is_standard(reader) and reader.graph is source.graph
+        )
+    return found[1:]
+
+
+def filled(fill: Fill) -> Array:
+    """What a ConstantOfShape makes."""
+    value = fill.node.attributes.get("value")
+    tensor = ir.tensor(np.zeros(1, np.float32)) if value is None else value.as_tensor()
+    return np.full([len(ids) for ids in fill.axes], tensor.numpy().ravel()[0], tensor.numpy().dtype)
+
+
+def taken(tensor: ir.TensorProtocol, cuts: dict[int, list[int]]) -> Array:
+    """What is left of a tensor when only the given indices of some axes are kept."""
+    array = tensor.numpy()
+    for axis, indices in cuts.items():
+        array = np.take(array, indices, axis=axis)
+    return np.ascontiguousarray(array)
+
+
+def zeroed(tensor: ir.TensorProtocol, cuts: dict[int, list[int]], zero: Array) -> Array:
+    """The tensor with `zero`, broadcast, in place of what is cut."""
+    array = tensor.numpy().copy()
+    stands_in = np.broadcast_to(zero.astype(array.dtype), array.shape)
+    for axis, indices in cuts.items():
+        gone = np.ones(array.shape[axis], np.bool_)
+        gone[indices] = False
+        place = (slice(None),) * axis + (gone,)
+        array[place] = stands_in[place]
+    return array
