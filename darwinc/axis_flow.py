@@ -257,6 +257,7 @@ class Flow:
             self.frozen.add(number.origin[:2])
         elif number is None or number.axis is None:
             self.block(axis, node, "its size is computed in the graph in a way that can't be followed")
+            self.rely((number,) if number is not None else None, node)
         else:
             self.tie(number.axis, axis, node)
 

@@ -28,8 +28,10 @@ ONE_FILE_BYTES = 2_000_000_000
 """Above this the weights go to one file beside the model's; a protobuf message can't hold 2 GiB."""
 KEPT_BYTES = 600_000_000
 """Larger exports (over 150 M parameters) are made again when they are needed."""
-SETTLING_IMAGES = 4
+SETTLING_IMAGES = 16
 """Random images on which batch normalisations find their statistics."""
+LEAST_VARIANCE = 0.1
+"""Of a layer's mean variance: a channel that is nearly still would have its rounding errors blown up."""
 NOT_EXPORTED = "not exported"
 
 
@@ -189,6 +191,9 @@ def _settle(module: nn.Module, shapes: Sequence[tuple[int, ...]]) -> None:
     with torch.no_grad():
         module(*(torch.randn(SETTLING_IMAGES, *shape[1:]) for shape in shapes))
     module.eval()
+    for layer in layers:
+        if layer.running_var is not None:
+            layer.running_var.clamp_(min=LEAST_VARIANCE * float(layer.running_var.mean()))
 
 
 def _own_tensors(layer: nn.Module) -> Iterator[torch.Tensor]:
