@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import onnx
 import onnx_ir as ir
+import pytest
 
 from darwinc.measured_shapes import measure
 from darwinc.shapes import FREE_BATCH, FREE_EXTENT, infer
@@ -62,3 +64,16 @@ def test_the_model_is_only_read() -> None:
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     infer(model)
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+def test_where_inference_fails_what_is_told_remains_and_nothing_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise onnx.shape_inference.InferenceError("no")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", fail)
+    model = ir.from_proto(parse("(float[N,3] x, float[3,5] w) => (float[N,5] y) { a = MatMul(x, w) y = Relu(a) }"))
+    shapes = infer(model)
+    assert {name: shapes.sizes(name) for name in "xway"} == {"x": (1, 3), "w": (3, 5), "a": None, "y": (None, 5)}
+    assert not caplog.records
