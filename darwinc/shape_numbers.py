@@ -106,7 +106,8 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
 def compute(op_type: str, operands: Sequence[Slot]) -> Slot | None:
     """The result of an arithmetic operator on numbers; None where something isn't known.
 
-    Where a symbolic size is multiplied with one number that can be stored, the product can be made to follow there.
+    Where a symbolic size, which no channel changes, is multiplied with one number that can be stored, the product can be
+    made to follow there.
     """
     if any(number.value is None for operand in operands for number in operand.numbers):
         return None
@@ -134,6 +135,8 @@ def _result(op_type: str, value: Value, parts: Sequence[Number]) -> Number:
     if op_type != "Mul" or len(parts) != 2 or not varies:
         return made
     for part, factor in (parts, parts[::-1]):
-        if part.origin is not None and factor.origin is None and isinstance(factor.value, int) and factor.value > 0:
-            return replace(made, origin=part.origin, divisor=part.divisor * factor.value)
+        lasting = all(root is None or not root.any() for root in (*factor.roots, factor.axis))
+        whole = isinstance(factor.value, int) and factor.value > 0
+        if lasting and whole and part.origin is not None and factor.origin is None:
+            return replace(made, origin=part.origin, divisor=part.divisor * int(factor.value or 1))
     return made
