@@ -106,7 +106,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
 def compute(op_type: str, operands: Sequence[Slot]) -> Slot | None:
     """The result of an arithmetic operator on numbers; None where something isn't known.
 
-    Where a symbolic size, which no channel changes, is multiplied with one number that can be stored, the product can be
+    Where a symbolic size that no channel changes is multiplied with one number that can be stored, the product can be
     made to follow there.
     """
     if any(number.value is None for operand in operands for number in operand.numbers):
