@@ -45,12 +45,22 @@ def _sums(weight: npt.NDArray[np.generic], axes: Sequence[int], power: int) -> l
     sums = [np.zeros(weight.shape[axis]) for axis in axes]
     rows = max(1, SLAB // max(1, math.prod(weight.shape[1:])))
     for start in range(0, len(weight), rows):
-        slab = weight[start : start + rows].astype(np.float64)
-        sizes = np.abs(slab) if power == 1 else np.square(slab)
+        slab = np.asarray(weight[start : start + rows], np.float32)
         for axis, found in zip(axes, sums, strict=True):
-            part = sizes.sum(axis=tuple(other for other in range(sizes.ndim) if other != axis))
-            found[slice(start, start + len(slab)) if axis == 0 else slice(None)] += part
+            place = slice(start, start + len(slab)) if axis == 0 else slice(None)
+            found[place] += _sums_of_slab(slab, axis, power)
     return sums
+
+
+def _sums_of_slab(slab: npt.NDArray[np.float32], axis: int, power: int) -> npt.NDArray[np.float32]:
+    """In single precision: what is compared are sums of thousands of positive numbers."""
+    before, after = math.prod(slab.shape[:axis]), math.prod(slab.shape[axis + 1 :])
+    cube = slab.reshape(before, slab.shape[axis], after)
+    if power == 1:
+        return np.asarray(np.abs(cube).sum(axis=(0, 2)))
+    if before == 1:
+        return np.asarray(np.einsum("jk,jk->j", cube[0], cube[0]))
+    return np.asarray(np.einsum("ijk,ijk->j", cube, cube))
 
 
 def _add_to_owners(total: npt.NDArray[np.float64], owners: Indices, amounts: npt.NDArray[np.float64]) -> None:
