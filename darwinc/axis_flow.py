@@ -42,6 +42,8 @@ UNKNOWN_INPUT = "the shape of its input is unknown"
 UNKNOWN_SIZE = "meets an axis of unknown size"
 PUZZLES = (UNKNOWN_INPUT, UNKNOWN_SIZE, "rearranges axes of unknown size", "is merged with an axis of unknown size")
 """Reasons that would fall away if shapes were known that inference can't tell."""
+MADE_OF_CONSTANTS = frozenset({"ConstantOfShape", "Identity"})
+"""Operators whose result counts as a constant where their input is one, so that none may be written down there."""
 RELIED_ON = "its size is used as a number"
 MOST_NUMBERS = 64
 """A longer list of integers is data, not a shape."""
@@ -151,7 +153,7 @@ class Flow:
         numbers = found.numbers
         if numbers is None or found.dtype is None or not all(number.storable for number in numbers):
             return numbers
-        if graph.constant_source(node.inputs[index]) is not None:
+        if graph.constant_source(node.inputs[index]) is not None or node.op_type in MADE_OF_CONSTANTS:
             return numbers
         own = stored_at(numbers, node, index)
         self.slots[node, index] = Slot(own, tuple(len(ids) for ids in found.axes if ids is not None), found.dtype)
