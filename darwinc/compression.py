@@ -305,6 +305,8 @@ def _recovery(settings: Settings, job: Job) -> list[Pass]:
     unknown = [name for name in names if name not in RECOVERIES and name != "none"]
     if unknown:
         raise UsageError(f"There is no recovery {unknown[0]!r}; choose from none, {', '.join(RECOVERIES)}.")
+    if "none" in names and len(names) > 1:
+        raise UsageError("--recover none stands alone: it means that the weights stay as they are.")
     return [RECOVERIES[name]() for name in names if name != "none"]
 
 

@@ -94,10 +94,26 @@ def skeleton(model: ir.Model, large: int | None = None) -> tuple[onnx.ModelProto
     try:
         for number, tensor in weights.items():
             values[number].const_value = _hollow(tensor)
-        return ir.to_proto(model), weights
+        return faithful(model), weights
     finally:
         for number, tensor in weights.items():
             values[number].const_value = tensor
+
+
+def faithful(model: ir.Model) -> onnx.ModelProto:
+    """The model as protobuf, with what `onnx_ir` leaves out, and without what it adds.
+
+    Outputs without a name at the end of a list are part of a node; types of initializers are told by their tensors.
+    """
+    proto = ir.to_proto(model)
+    for node, written in zip(model.graph, proto.graph.node, strict=True):
+        written.output.extend([""] * (len(node.outputs) - len(written.output)))
+    told = {tensor.name for tensor in proto.graph.initializer}
+    kept = [info for info in proto.graph.value_info if info.name not in told]
+    if len(kept) < len(proto.graph.value_info):
+        del proto.graph.value_info[:]
+        proto.graph.value_info.extend(kept)
+    return proto
 
 
 def checkable(proto: onnx.ModelProto, hollow: Collection[int]) -> onnx.ModelProto:

@@ -164,3 +164,20 @@ def test_weights_of_a_large_model_are_cut_when_looked_at(monkeypatch: pytest.Mon
     assert any(isinstance(tensor, ir.LazyTensor) for tensor in tensors)
     assert graph.to_bytes(lazily) == graph.to_bytes(at_once)
     assert noted_lazily == noted
+
+
+def test_what_is_written_is_neither_less_nor_more_than_what_was_read() -> None:
+    """Outputs without a name at the end stay, and no types of initializers are added."""
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y", "", ""], hidden_size=3)
+    arrays = {"w": np.ones((1, 12, 2), np.float32), "r": np.ones((1, 12, 3), np.float32)}
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [value("x", TensorProto.FLOAT, [4, 1, 2])],
+        [value("y", TensorProto.FLOAT, [4, 1, 1, 3])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    proto = weight_files.faithful(ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])))
+    assert list(proto.graph.node[0].output) == ["y", "", ""]
+    assert not proto.graph.value_info
