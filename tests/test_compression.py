@@ -351,6 +351,7 @@ def test_what_is_asked_wrongly_is_said_before_the_work(tmp_path: Path) -> None:
     path = save(build(PLAIN), tmp_path / "in.onnx")
     wrong: list[tuple[Settings, str]] = [
         (replace(QUICK, recover=("pray",)), "no recovery 'pray'"),
+        (replace(QUICK, recover=("none", "inherit")), "none stands alone"),
         (replace(QUICK, device="toaster"), "no device 'toaster'"),
         (replace(QUICK, device="cuda:99"), "no such CUDA GPU"),
         (replace(QUICK, labels="y.npy"), "without --data"),

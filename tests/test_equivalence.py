@@ -20,12 +20,13 @@ from darwinc.equivalence import (
     answers,
     difference,
     is_bounded,
+    is_chosen,
     prove_rewrite,
     tolerance_of,
 )
 from darwinc.passes.excise import excise
 from tests.small_models import CLASSIFIER, Array, build, images, stored
-from tests.surgery import dead_positions
+from tests.surgery import dead_positions, parse
 
 NAN, INF = float("nan"), float("inf")
 
@@ -79,6 +80,25 @@ def test_agreement_is_that_of_the_worst_output() -> None:
     assert (found.inputs, found.max_abs_error, found.passed) == (2, 0.5, True)
     assert found.max_rel_error == pytest.approx(0.1)
     assert not agree(one, two, [False, False], 0.05).passed
+
+
+def test_near_ties_behind_a_choice_count_apart_as_long_as_something_else_agrees() -> None:
+    solid, one, other = np.ones(3, np.float32), np.arange(4.0), np.arange(5.0)
+    found = agree([[solid, one]], [[solid, other]], [False, False], 1e-4, [False, True])
+    assert (found.passed, found.near_ties, found.max_rel_error) == (True, 1, 0.0)
+    assert not agree([[one]], [[other]], [False], 1e-4, [True]).passed, "nothing else was compared"
+    assert not agree([[solid, one]], [[2 * solid, other]], [False, False], 1e-4, [False, True]).passed
+
+
+def test_outputs_behind_a_choice_are_known() -> None:
+    model = ir.from_proto(
+        parse("""(float[2,6] x) => (float[2,6] y, float[2,K] v, int64[2,K] i) <int64[1] k = {3}> {
+            y = Relu(x)
+            t, i = TopK(y, k)
+            v = Relu(t)
+        }""")
+    )
+    assert is_chosen(model) == [False, True, True]
 
 
 def test_half_precision_may_differ_more() -> None:
