@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darwinc import graph
+from darwinc.axis_record import Ids
 from darwinc.channels import Channels, analyse
-from darwinc.cost import CostModel
+from darwinc.cost import CostModel, is_quantised_weight
 from darwinc.holdings import SINGLE, SPARED, Held, Holdings, Key, Kind, holdings, units_of
 from darwinc.plain_words import AT_INPUT, PlainWords
 from tests.random_graphs import random_models
@@ -58,6 +59,17 @@ SHARED = """(float[N,3,6,6] x, float[3,3,2,2] w, float[3,2,2] k) => (float[N,3,5
 }"""
 """An operator without a rule reads a filter that a convolution reads too: kernel axes stay what they are by nature."""
 
+QUANTISED = """(float[N,2,8,8] x, float[2,2,1,1] w, float s, uint8 z, int8[2,2,1,1] q, int8 zero,
+    int8[3,2,1,1] v, int8[3] zeros, float[3] scales) => (float[N,3,8,8] y) {
+    a = Conv(x, w)
+    b = QuantizeLinear(a, s, z)
+    c = QLinearConv(b, s, z, q, s, zero, s, z)
+    d = DequantizeLinear(c, s, z)
+    k = DequantizeLinear<axis: int = 0>(v, scales, zeros)
+    y = Conv(d, k)
+}"""
+"""Integers are parameters where DequantizeLinear dequantises them and wherever an operator on integers reads them."""
+
 
 def network(text: str) -> ir.Model:
     return ir.from_proto(parse(text))
@@ -92,16 +104,20 @@ def one_by_one(channels: Channels, eligible: list[bool]) -> tuple[int, int, Coun
         elif component and channels.living(position, gone).all():
             keepers[find(number)].add((None, SPARED))
     keepers[0] = set()
-    held, nature, seen = 0, 0, set()
+    held, nature, seen = 0, 0, set[ir.Value]()
     each: Counter[Key] = Counter()
     alone: Counter[Key] = Counter()
     kinds: Counter[Kind] = Counter()
+    stored: list[tuple[Ids, ...]] = [fill.axes for fill in channels.flow.fills]
     for use in channels.flow.uses:
         source, tensor = graph.constant_source(use.value), graph.constant_tensor(use.value)
-        if source in seen or tensor is None or not tensor.dtype.is_floating_point():
+        if source is None or tensor is None or source in seen:
             continue
-        seen.add(source)
-        for element in itertools.product(*(ids.tolist() for ids in use.axes)):
+        if tensor.dtype.is_floating_point() or is_quantised_weight(source):
+            seen.add(source)
+            stored.append(use.axes)
+    for axes in stored:
+        for element in itertools.product(*(ids.tolist() for ids in axes)):
             if not channels.living(np.asarray(element, np.int64), gone).all():
                 continue
             sets = [keepers[find(number)] for number in element]
@@ -123,7 +139,9 @@ def agree(channels: Channels, eligible: list[bool]) -> None:
     assert {kind: row.parameters for kind, row in found.by_kind.items() if row.parameters} == dict(kinds)
 
 
-@pytest.mark.parametrize("text", [RESIDUAL, BRANCHES, SHARED], ids=["residual", "branches", "shared"])
+@pytest.mark.parametrize(
+    "text", [RESIDUAL, BRANCHES, SHARED, QUANTISED], ids=["residual", "branches", "shared", "quantised"]
+)
 def test_products_of_counts_are_counts_of_products(text: str) -> None:
     channels = analyse(network(text))
     everything = [True] * len(channels.groups)
