@@ -185,7 +185,7 @@ def gather(
             progress(samples)
     # Moments are given up one by one, as the statistics made of them are as large.
     found = {name: watches.pop(name).conclude(samples) for name in list(watches)}
-    found |= {name: [meeting.conclude(samples)] for name, meeting in meetings.items()}
+    found |= {name: meeting.conclude(samples) for name, meeting in meetings.items()}
     return Statistics(found, samples, rung)
 
 

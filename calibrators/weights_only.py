@@ -38,7 +38,8 @@ def from_weights(channels: Channels, measured: Statistics | None = None) -> Stat
     if measured is not None:
         return Statistics(readers, measured.samples, measured.rung)
     for meeting in prunable(channels):
-        readers[str(meeting.node.outputs[0].name)] = [alike(channels.component[meeting.ids])]
+        met = channels.component[meeting.ids]
+        readers[str(meeting.node.outputs[0].name)] = [alike(met, len(met), np.zeros(0, np.int64))]
     return Statistics(readers, 0, "weights")
 
 

@@ -80,6 +80,8 @@ class Flow:
     """The inputs (node, index) that a rule has looked at: what happens to their axes is the rule's business."""
     puzzled: bool = False
     """Was the shape of something missing that a run might tell?"""
+    doubted: bool = False
+    """Does a rule disagree with what inference says of a shape?"""
     count: int = 1
     _cache: dict[tuple[ir.Node, int], Tracked | None] = field(default_factory=dict)
 

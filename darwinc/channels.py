@@ -89,8 +89,12 @@ def analyse(model: ir.Model) -> Channels:
     """
     shapes = infer(model)
     flow = _walk(model, shapes)
-    if flow.puzzled and (measured := measure(model, shapes)):
-        flow = _walk(model, replace(shapes, measured=measured))
+    if flow.doubted:
+        # Inference got a shape wrong, and all that follow from it: only what the file says outright is to be trusted.
+        shapes = shapes.only(str(value.name) for value in (*model.graph.inputs, *model.graph.initializers.values()))
+    if flow.doubted or flow.puzzled:
+        measured = measure(model, shapes)
+        flow = _walk(model, replace(shapes, measured=measured)) if measured or flow.doubted else flow
     _tie_shared_weights(flow)
     _agree(flow)
     return _conclude(flow, tuple(model.graph))
@@ -166,6 +170,7 @@ def _check_against_inference(flow: Flow, node: ir.Node, output: ir.Value) -> Non
         size is None or ids is None or size == len(ids) for size, ids in zip(sizes, tracked.axes, strict=True)
     )
     if not fits:
+        flow.doubted = True
         flow.block_all(tracked.axes, node, "its shape isn't what the axis rule expects")
         flow.barrier(node, "its shape isn't what the axis rule expects")
 

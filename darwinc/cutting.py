@@ -12,6 +12,8 @@ from darwinc import graph
 from darwinc.axis_record import Fill
 
 Array = npt.NDArray[Any]
+Cuts = dict[int, list[int] | list[list[int]]]
+"""The kept indices by axis; on axis 1 of the weight of a grouped convolution there may be a list per group."""
 
 
 def is_read_only_by(source: ir.Value, known: set[tuple[ir.Node, int]]) -> bool:
@@ -43,21 +45,40 @@ def filled(fill: Fill) -> Array:
     return np.full([len(ids) for ids in fill.axes], tensor.numpy().ravel()[0], tensor.numpy().dtype)
 
 
-def taken(tensor: ir.TensorProtocol, cuts: dict[int, list[int]]) -> Array:
+def taken(tensor: ir.TensorProtocol, cuts: Cuts) -> Array:
     """What is left of a tensor when only the given indices of some axes are kept."""
     array = tensor.numpy()
-    for axis, indices in cuts.items():
-        array = np.take(array, indices, axis=axis)
+    for axis in sorted(cuts, reverse=True):
+        indices = np.asarray(cuts[axis])
+        if indices.ndim == 1:
+            array = np.take(array, indices, axis=axis)
+        else:
+            by_group = _by_group(array, len(indices))
+            index = indices.reshape(len(indices), 1, -1, *(1,) * (array.ndim - 2))
+            array = np.take_along_axis(by_group, index, axis=2).reshape(len(array), -1, *array.shape[2:])
     return np.ascontiguousarray(array)
 
 
-def zeroed(tensor: ir.TensorProtocol, cuts: dict[int, list[int]], zero: Array) -> Array:
+def zeroed(tensor: ir.TensorProtocol, cuts: Cuts, zero: Array) -> Array:
     """The tensor with `zero`, broadcast, in place of what is cut."""
     array = tensor.numpy().copy()
     stands_in = np.broadcast_to(zero.astype(array.dtype), array.shape)
-    for axis, indices in cuts.items():
-        gone = np.ones(array.shape[axis], np.bool_)
-        gone[indices] = False
-        place = (slice(None),) * axis + (gone,)
-        array[place] = stands_in[place]
+    for axis, kept in cuts.items():
+        indices = np.asarray(kept)
+        if indices.ndim == 1:
+            gone = np.ones(array.shape[axis], np.bool_)
+            gone[indices] = False
+            place = (slice(None),) * axis + (gone,)
+            array[place] = stands_in[place]
+            continue
+        by_group, instead = _by_group(array, len(indices)), _by_group(stands_in, len(indices))
+        for group, own in enumerate(indices):
+            gone = np.ones(array.shape[1], np.bool_)
+            gone[own] = False
+            by_group[group][:, gone] = instead[group][:, gone]
     return array
+
+
+def _by_group(array: Array, groups: int) -> Array:
+    """The weight of a grouped convolution [O, I/groups, ...] as [groups, O/groups, I/groups, ...]."""
+    return array.reshape(groups, -1, *array.shape[1:])

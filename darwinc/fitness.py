@@ -6,8 +6,8 @@ Sources: Optimal Brain Surgeon (Hassibi and Stork, 1993) for the product of dive
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +34,7 @@ class ReaderStatistics:
             taps where slots don't tell them apart).
         positions: component of each input position [P].
         taylor: E|sum over places of z g| per input position [P]; None without gradients.
+        blind: units whose death it tells nothing about (heads, where what is measured is a sum over their dimensions).
     """
 
     units: Indices
@@ -41,6 +42,11 @@ class ReaderStatistics:
     gram: Matrix
     positions: Indices
     taylor: Vector | None
+    blind: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def judged(self, owners: Indices) -> Indices:
+        """The same owners [..., K], with zero in place of units that it is blind for."""
+        return np.where(np.isin(owners, self.blind), 0, owners) if self.blind.size else owners
 
 
 class Fitness(Protocol):
@@ -67,16 +73,34 @@ class DarwinianScore:
     that peers of the dead become worth more. Sequential costs add up to the joint least-squares error.
     """
 
-    def __init__(self, readers: list[ReaderStatistics], owners: Indices | None = None) -> None:
+    def __init__(self, readers: list[ReaderStatistics]) -> None:
         """Take over the statistics: the list is emptied as they are inverted, because together they are large.
 
-        `owners` [count, K] are the units that each component dies with; by default each is its own.
+        Every component is a unit of its own, until `assign` says otherwise.
         """
-        self._readers = [_ReaderState.of(readers.pop(0), owners) for _ in range(len(readers))]
+        self._readers = [_ReaderState.of(readers.pop(0)) for _ in range(len(readers))]
         self._reading: dict[int, list[_ReaderState]] = {}
+        self._index()
+
+    def assign(self, owners: Indices) -> None:
+        """Let each component die with other units [count, K] than itself; only before anything has died."""
+        for state in self._readers:
+            state.assign(owners)
+        self._index()
+
+    def _index(self) -> None:
+        self._reading.clear()
         for state in self._readers:
             for unit in np.unique(state.owners[state.owners > 0]).tolist():
                 self._reading.setdefault(unit, []).append(state)
+
+    def losses_of_components(self, count: int) -> Vector:
+        """1/2 AGC NDE of each of `count` components, as long as each is a unit of its own."""
+        total = np.zeros(count)
+        for state in self._readers:
+            present = np.unique(state.owners[state.owners > 0])
+            total[present] += state.losses(present)
+        return total
 
     def _states(self, units: Indices) -> list[_ReaderState]:
         """The readers of any of these units (units of one group have the same readers)."""
@@ -126,24 +150,27 @@ class _ReaderState:
     `owners` [S, K] are the units that each slot dies with, padded with zeros.
     """
 
-    def __init__(self, owners: Indices, inverse: Matrix, gram: Matrix) -> None:
-        self.owners, self.inverse, self.gram = owners, inverse, gram
+    def __init__(self, owners: Indices, inverse: Matrix, gram: Matrix, judged: Callable[[Indices], Indices]) -> None:
+        self.owners, self.inverse, self.gram, self._judged = owners, inverse, gram, judged
 
     @classmethod
-    def of(cls, reader: ReaderStatistics, owners: Indices | None) -> _ReaderState:
+    def of(cls, reader: ReaderStatistics) -> _ReaderState:
         # A network that answers with NaN or infinity tells nothing about its channels: they count as silent.
         covariance = np.nan_to_num(reader.covariance, nan=0.0, posinf=0.0, neginf=0.0)
         gram = np.nan_to_num(reader.gram, nan=0.0, posinf=0.0, neginf=0.0)
         scale = deviations(covariance)
         inverse = invert_correlation(covariance, scale)
-        found = reader.units[:, None] if owners is None else owners[reader.units]
-        return cls(found, inverse, gram * scale[:, None] * scale[None, :])
+        return cls(reader.units[:, None], inverse, gram * scale[:, None] * scale[None, :], reader.judged)
+
+    def assign(self, owners: Indices) -> None:
+        """Let each slot, so far a component by itself, die with the units [count, K] of its component."""
+        self.owners = self._judged(owners[self.owners[:, 0]])
 
     def restricted(self, units: Indices) -> _ReaderState:
         """The same state among some units only: deaths among them are exact, as downdates touch each entry alone."""
         slots = np.flatnonzero(self._of(units))
         across = np.ix_(slots, slots)
-        return _ReaderState(self.owners[slots], self.inverse[across], self.gram[across])
+        return _ReaderState(self.owners[slots], self.inverse[across], self.gram[across], self._judged)
 
     def _of(self, units: Indices) -> npt.NDArray[np.bool_]:
         """Which slots die with any of these units."""

@@ -24,8 +24,11 @@ SLAB = 2**20
 """Elements of a weight that are looked at in one go: what fits into a cache."""
 
 
-def magnitude_scores(channels: Channels, power: int) -> dict[int, float]:
-    """The sum of |w|^power over the weights that make each channel: rows of matrices, not what reads the channel."""
+def magnitudes(channels: Channels, power: int) -> npt.NDArray[np.float64]:
+    """The sum of |w|^power over the weights that make each component [channels.count].
+
+    Those are the rows of matrices, not what reads a channel.
+    """
     total = np.zeros(channels.count)
     read = {(reader.node, reader.weight): reader.weight_axis for reader in channels.flow.readers}
     for use in channels.flow.uses:
@@ -36,7 +39,14 @@ def magnitude_scores(channels: Channels, power: int) -> dict[int, float]:
         if tensor is None or not made or sum(size > 1 for size in tensor.shape.numpy()) < 2:
             continue
         for axis, sums in zip(made, _sums(tensor.numpy(), made, power), strict=True):
-            _add_to_owners(total, channels.owners[channels.component[use.axes[axis]]], sums)
+            np.add.at(total, channels.component[use.axes[axis]], sums)
+    return total
+
+
+def unit_scores(channels: Channels, scores: npt.NDArray[np.float64]) -> dict[int, float]:
+    """The score of every unit, from those of the components [channels.count] that die with it."""
+    total = np.zeros(channels.count)
+    _add_to_owners(total, channels.owners, scores)
     return {int(unit): float(total[unit]) for group in channels.groups for unit in group.units}
 
 
@@ -68,15 +78,20 @@ def _add_to_owners(total: npt.NDArray[np.float64], owners: Indices, amounts: npt
         np.add.at(total, owners[:, place], amounts)
 
 
-def taylor_scores(readers: Iterable[ReaderStatistics], owners: Indices) -> dict[int, float]:
-    """E|sum over places of z g| of each channel: the mean over its readers, each of which saw the same gradient."""
+def taylor_scores(readers: Iterable[Iterable[ReaderStatistics]], owners: Indices) -> dict[int, float]:
+    """E|sum over places of z g| of each channel: the mean over its readers, each of which saw the same gradient.
+
+    A reader comes in parts (groups of a convolution, heads), which add up. `owners` [count, K] are the units that each
+    component dies with.
+    """
     found: dict[int, list[float]] = {}
-    for reader in readers:
-        if reader.taylor is None:
-            continue
-        total = np.zeros(len(owners))
-        _add_to_owners(total, owners[reader.positions], reader.taylor)
-        units = np.unique(owners[reader.positions])
-        for unit in units[units > 0].tolist():
-            found.setdefault(unit, []).append(float(total[unit]))
+    for parts in readers:
+        total, touched = np.zeros(len(owners)), np.zeros(len(owners), np.bool_)
+        for part in parts:
+            if part.taylor is not None:
+                judged = part.judged(owners[part.positions])
+                _add_to_owners(total, judged, part.taylor)
+                touched[judged] = True
+        for unit in np.flatnonzero(touched[1:]) + 1:
+            found.setdefault(int(unit), []).append(float(total[unit]))
     return {unit: float(np.mean(scores)) for unit, scores in found.items()}

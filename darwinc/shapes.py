@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -40,6 +40,14 @@ class Shapes:
         for other in (self.known.get(name), self.measured.get(name)):
             best = other if best is None else best if other is None else _sharper(best, other)
         return best
+
+    def only(self, names: Iterable[str]) -> Shapes:
+        """Those of some values."""
+        wanted = set(names)
+        known, assumed = (
+            {name: shape for name, shape in shapes.items() if name in wanted} for shapes in (self.known, self.assumed)
+        )
+        return Shapes(known, assumed, self.symbolic)
 
     def varies(self, name: str, axis: int) -> bool:
         """Is the size of an axis symbolic, or could it be?"""

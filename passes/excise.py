@@ -14,12 +14,12 @@ from darwinc import graph
 from darwinc.axis_record import ConstantUse, Follower, Ids, Picks, is_fixed
 from darwinc.channels import Channels, Mask
 from darwinc.console import Stage
-from darwinc.cutting import Array, aliases, filled, is_read_only_by, taken, zeroed
+from darwinc.cutting import Array, Cuts, aliases, filled, is_read_only_by, taken, zeroed
 from darwinc.pipeline import Job, Pass
 from darwinc.shape_numbers import Number, Slot, Value
 from darwinc.zeroing import is_zeroed, zero_of
 
-Kept = dict[str, dict[str, list[int]]]
+Kept = dict[str, dict[str, list[int] | list[list[int]]]]
 
 
 @dataclass
@@ -58,6 +58,11 @@ class Excise(Pass):
         return bool(job.excision.kept)
 
 
+def _length(cuts: Cuts, axis: int, size: int) -> int:
+    """How many positions of an axis of `size` are kept."""
+    return int(np.shape(cuts[axis])[-1]) if axis in cuts else size
+
+
 @dataclass
 class _Surgeon:
     model: ir.Model
@@ -68,6 +73,12 @@ class _Surgeon:
     def __post_init__(self) -> None:
         self.large = graph.stored_bytes(self.model) > graph.PROTOBUF_LIMIT
         self.node = dict(zip(self.channels.nodes, self.model.graph, strict=True))
+        self.grouped = {
+            (reader.node, reader.weight): reader.ids.reshape(reader.groups, -1)
+            for reader in self.channels.flow.readers
+            if reader.groups > 1 and reader.weight_axis == 1
+        }
+        """The inputs of each group of a grouped convolution, by the place of its weight."""
         self.taken = {str(value.name) for value in (*self.model.graph.inputs, *self.model.graph.initializers.values())}
         self.taken |= {str(value.name) for node in self.model.graph.all_nodes() for value in node.outputs}
 
@@ -84,9 +95,9 @@ class _Surgeon:
         for source, uses in by_source.items():
             self._cut_source(source, uses, zero=zero)
 
-    def _cuts(self, axes: tuple[Ids, ...]) -> dict[int, list[int]]:
+    def _cuts(self, axes: tuple[Ids, ...]) -> Cuts:
         """The indices kept along each axis that loses any."""
-        cuts: dict[int, list[int]] = {}
+        cuts: Cuts = {}
         for axis, ids in enumerate(axes):
             if is_fixed(ids):
                 continue
@@ -95,10 +106,21 @@ class _Surgeon:
                 cuts[axis] = np.flatnonzero(living).tolist()
         return cuts
 
+    def _cuts_of(self, use: ConstantUse) -> Cuts:
+        """The same for a constant: groups of a convolution may have kept other inputs each."""
+        cuts = self._cuts(use.axes)
+        if 1 in cuts and (use.node, use.index) in self.grouped:
+            living = np.stack([self.channels.living(ids, self.dead) for ids in self.grouped[use.node, use.index]])
+            first = living[living.any(axis=1)][0]
+            living[~living.any(axis=1)] = first
+            alike = (living == first).all()
+            cuts[1] = np.flatnonzero(first).tolist() if alike else [np.flatnonzero(row).tolist() for row in living]
+        return cuts
+
     def _cut_source(self, source: ir.Value, uses: list[ConstantUse], *, zero: bool) -> None:
-        demands: list[tuple[dict[int, list[int]], list[ConstantUse]]] = []
+        demands: list[tuple[Cuts, list[ConstantUse]]] = []
         for use in uses:
-            cuts = self._cuts(use.axes)
+            cuts = self._cuts_of(use)
             match = next((entry for entry in demands if entry[0] == cuts), None)
             if match is None:
                 demands.append((cuts, [use]))
@@ -120,7 +142,7 @@ class _Surgeon:
             else:
                 self._give_copy(readers, made, cuts)
 
-    def _cut(self, tensor: ir.TensorProtocol, cuts: dict[int, list[int]], zero: Array | None) -> ir.TensorProtocol:
+    def _cut(self, tensor: ir.TensorProtocol, cuts: Cuts, zero: Array | None) -> ir.TensorProtocol:
         """What is left of a tensor, or the tensor with `zero` where it would be cut.
 
         Those of a large model are made anew each time that somebody looks at them.
@@ -129,7 +151,7 @@ class _Surgeon:
         if not self.large:
             return ir.Tensor(make(), tensor.dtype, name=tensor.name)
         whole = tensor.shape.numpy()
-        sizes = whole if zero is not None else [len(cuts.get(axis, range(size))) for axis, size in enumerate(whole)]
+        sizes = whole if zero is not None else [_length(cuts, axis, size) for axis, size in enumerate(whole)]
         return ir.LazyTensor(lambda: ir.Tensor(make(), tensor.dtype), tensor.dtype, ir.Shape(sizes), name=tensor.name)
 
     def cut_fills(self, *, zero: bool) -> None:
@@ -150,13 +172,13 @@ class _Surgeon:
     def _places(self, uses: list[ConstantUse]) -> set[tuple[ir.Node, int]]:
         return {(self.node[use.node], use.index) for use in uses}
 
-    def _note(self, source: ir.Value, made: ir.TensorProtocol, cuts: dict[int, list[int]]) -> None:
+    def _note(self, source: ir.Value, made: ir.TensorProtocol, cuts: Cuts) -> None:
         for value in (source, *aliases(source)):
             self.excision.kept[str(value.name)] = {str(axis): indices for axis, indices in sorted(cuts.items())}
             if value.shape is not None:
                 value.shape = ir.Shape(made.shape.numpy())
 
-    def _give_copy(self, readers: list[ConstantUse], made: ir.TensorProtocol, cuts: dict[int, list[int]]) -> None:
+    def _give_copy(self, readers: list[ConstantUse], made: ir.TensorProtocol, cuts: Cuts) -> None:
         read = str(readers[0].value.name)
         value = self._copy(read, made)
         for use in readers:

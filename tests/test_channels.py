@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from darwinc import products
 from darwinc.axis_flow import Flow
 from darwinc.channels import Channels, Mask, Member, analyse, barriers
-from tests.surgery import parse
+from tests.surgery import changes, cut, parse
 
 
 def groups(text: str, opset: int = 17) -> list[tuple[int, set[tuple[str, int, int]], bool]]:
@@ -213,3 +213,36 @@ def test_large_weights_are_not_read() -> None:
             shape = ir.Shape(value.const_value.shape.numpy())
             value.const_value = ir.LazyTensor(refuse, ir.DataType.FLOAT, shape, name=name)
     assert len(analyse(model).groups) == 4
+
+
+def test_a_shape_that_inference_gets_wrong_is_measured() -> None:
+    """ONNX's inference overlooks the bounds of a Slice behind Identity, and makes five axes of the four of `r`."""
+    text = """(float[2,16,3] x, float[3,12] w, float[3,12] v, float[12,4] o) => (float[2,16,4] y) {
+        one = Constant<value = int64[1] {1}>()
+        two = Constant<value = int64[1] {2}>()
+        zero = Constant<value = int64[1] {0}>()
+        start = Identity(one)
+        axis = Identity(zero)
+        rest = Constant<value = int64[2] {-1, 6}>()
+        split = Constant<value = int64[4] {2, 16, 2, 6}>()
+        back = Constant<value = int64[3] {2, 16, -1}>()
+        h = MatMul(x, w)
+        g = MatMul(x, v)
+        sizes = Shape(h)
+        tokens = Slice(sizes, start, two, axis)
+        wanted = Concat<axis: int = 0>(two, tokens, rest)
+        r = Reshape(h, wanted)
+        s = Reshape(g, split)
+        turned = Transpose<perm: ints = [0, 3, 1, 2]>(r)
+        other = Transpose<perm: ints = [0, 3, 1, 2]>(s)
+        m = Mul(turned, other)
+        t = Transpose<perm: ints = [0, 2, 3, 1]>(m)
+        flat = Reshape(t, back)
+        y = MatMul(flat, o)
+    }"""
+    result = cut(parse(text), {"w:1": [1, 7], "v:1": [1, 7]})
+    assert {name: fact for name, fact in changes(result).items() if name in ("w", "v", "o")} == {
+        "w": "float32[3, 10]",
+        "v": "float32[3, 10]",
+        "o": "float32[10, 4]",
+    }

@@ -19,7 +19,7 @@ from darwinc.fitness import StaticScore
 from darwinc.passes.cull import FITNESS, TARGETS, Cull, eligible, make_fitness, what_holds
 from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job, run_pass
-from darwinc.scores import magnitude_scores, random_scores
+from darwinc.scores import magnitudes, random_scores, unit_scores
 from tests.small_models import CLASSIFIER, build, images, save_data, stored
 
 
@@ -114,7 +114,7 @@ def test_what_holds_counts_equal_reasons() -> None:
 @pytest.mark.parametrize("power", [1, 2])
 def test_magnitudes_are_those_of_the_filters(power: int) -> None:
     weights = stored(build(CLASSIFIER))
-    found = magnitude_scores(channels(), power)
+    found = unit_scores(channels(), magnitudes(channels(), power))
     for group, name in zip(channels().groups, ("w1", "w2"), strict=True):
         wanted = (np.abs(weights[name].astype(np.float64)) ** power).sum((1, 2, 3))
         np.testing.assert_allclose([found[int(unit)] for unit in group.units], wanted, rtol=1e-6)
@@ -133,7 +133,7 @@ def test_the_filters_of_a_product_lie_along_its_outputs(made: str, axis: int) ->
     text = f"(float[N,5] x, float[{shape}] w, float[6,3] v) => (y) {{ {made}\n r = Relu(h)\n y = MatMul(r, v)\n }}"
     model = build(text)
     found = job(model).channels
-    scores = magnitude_scores(found, 1)
+    scores = unit_scores(found, magnitudes(found, 1))
     wanted = np.abs(stored(model)["w"].astype(np.float64)).sum(1 - axis)
     (group,) = found.groups
     np.testing.assert_allclose([scores[int(unit)] for unit in group.units], wanted, rtol=1e-6)

@@ -14,9 +14,9 @@ def test_contributions_are_those_of_the_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 3, 5, 6, generator=generator)
     gradient = torch.randn(4, 3, 5, 6, generator=generator)
-    meeting = Meeting(0, 3, np.arange(1, 7), x=x)
+    meeting = Meeting(0, 3, np.arange(1, 7)[None], x=x)
     meeting.add(gradient)
-    found = meeting.conclude(4)
+    (found,) = meeting.conclude(4)
     by_sample = (x * gradient).double().sum((1, 2)).numpy()
     np.testing.assert_allclose(np.diag(found.gram), np.square(by_sample).mean(0), rtol=1e-5)
     assert found.taylor is not None
@@ -26,16 +26,16 @@ def test_contributions_are_those_of_the_formula() -> None:
 
 def test_batches_add_up() -> None:
     x = torch.ones(2, 3, 4)
-    once, twice = Meeting(0, 2, np.arange(1, 5), x=x), Meeting(0, 2, np.arange(1, 5), x=x)
+    once, twice = Meeting(0, 2, np.arange(1, 5)[None], x=x), Meeting(0, 2, np.arange(1, 5)[None], x=x)
     once.add(x)
     for _ in range(2):
         twice.x = x
         twice.add(x)
-    np.testing.assert_allclose(once.conclude(2).gram, twice.conclude(4).gram)
+    np.testing.assert_allclose(once.conclude(2)[0].gram, twice.conclude(4)[0].gram)
 
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_what_was_not_measured_counts_alike(count: int) -> None:
-    found = alike(np.arange(1, count + 1))
+    found = alike(np.arange(1, count + 1), count, np.zeros(0, np.int64))
     assert np.trace(found.gram) == pytest.approx(1.0)
     assert found.taylor is None

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from tests.random_graphs import (
     attention,
+    blocks,
     control,
     convolution,
     dense,
@@ -57,6 +58,7 @@ MAP_MOVES: tuple[Move, ...] = (
 
 SEQUENCE_MOVES: tuple[Move, ...] = (
     attention.attend, attention.attend, attention.cross, attention.channel_attention, fused_attention.attend,
+    blocks.mix, blocks.mix,
     recurrent.recur, recurrent.recur,
     dense.project, dense.feed_forward, dense.feed_forward, dense.mix_tokens, dense.convolve_tokens,
     normalisation.layer_norm, normalisation.rms_norm, normalisation.skip_norm, normalisation.summed,
