@@ -10,7 +10,7 @@ from darwinc.channels import Channels
 COMBINED = "is combined with positions that can't be removed"
 AT_INPUT = "meets the graph's input, which keeps its shape"
 PLAIN = {
-    "reaches a graph output": "makes the graph's output (such as class scores), which keeps its shape",
+    "reaches a graph output": "makes the graph's output, such as class scores, which keeps its shape",
     COMBINED: "meets positions that something else keeps",
 }
 SIZES = frozenset({"Shape", "Size"})

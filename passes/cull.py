@@ -16,6 +16,7 @@ from darwinc.cost import CostModel, Terms, count_parameters
 from darwinc.errors import Unreachable, UsageError
 from darwinc.fitness import DarwinianScore, Fitness, StaticScore
 from darwinc.pipeline import Job, Pass
+from darwinc.plain_words import PlainWords
 from darwinc.scores import magnitude_scores, random_scores, taylor_scores
 from darwinc.selection import SHORTFALL, TOLERANCE, Limits, reachable, select
 
@@ -88,7 +89,7 @@ class Cull(Pass):
         else:
             range_ = f"the reachable range is 0 to {most / max(total, 1):.3f}"
             found = f"{TARGETS[self.target]} removed can't reach {self.amount:g}: {range_}"
-        return f"{found}, with at most {self.max_share:.0%} of a layer removed; {what_holds(channels)}."
+        return f"{found}, with at most {100 * self.max_share:g} % of a group removed; {what_holds(channels)}."
 
     def run(self, job: Job, stage: Stage) -> bool:
         terms, need, limits = self.plan(job.original, job.channels)
@@ -174,10 +175,11 @@ def _matching(names: list[set[str]], patterns: tuple[str, ...], option: str) -> 
 
 
 def what_holds(channels: Channels) -> str:
-    """The barriers in half a sentence."""
+    """The barriers in half a sentence, in the words of `darwinc inspect`."""
     reasons: dict[str, list[str]] = {}
+    words = PlainWords(channels)
     for barrier in barriers(channels):
-        reasons.setdefault(barrier.reason, []).append(
+        reasons.setdefault(words.why(barrier.node, barrier.reason), []).append(
             f"{barrier.node.op_type} {graph.label(barrier.node)!r}" if barrier.node is not None else "the graph"
         )
     bodies = [node for node in channels.nodes if graph.subgraphs(node)]

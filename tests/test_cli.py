@@ -186,7 +186,8 @@ def test_a_target_out_of_reach_is_4_with_the_range_and_what_holds(shell: Shell) 
     assert done.code == 4
     assert "the reachable range is 0 to 0.9" in done.err
     assert "channels are held by " in done.err
-    assert "Gemm 'Gemm_7' (reaches a graph output)" in done.err
+    assert "Gemm 'Gemm_7' (makes the graph's output, such as class scores, which keeps its shape)" in done.err
+    assert "Conv 'Conv_0' (meets the graph's input, which keeps its shape)" in done.err
     assert Path("out.onnx").read_bytes() == b"precious"
     size = shell("compress", "model.onnx", "-o", "out.onnx", "--target-bytes", "1k")
     assert size.code == 4

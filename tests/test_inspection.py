@@ -133,7 +133,7 @@ def test_a_model_without_groups_says_why(tmp_path: Path) -> None:
     assert found.held_parameters == 16
     assert "no channel can be removed: channels are held by MatMul" in headline(found)
     assert {row.why: (row.parameters, row.parameters_alone) for row in found.held} == {
-        "makes the graph's output (such as class scores), which keeps its shape": (16, 16),
+        "makes the graph's output, such as class scores, which keeps its shape": (16, 16),
         "meets the graph's input, which keeps its shape": (16, 16),
     }
 
