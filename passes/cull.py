@@ -121,7 +121,7 @@ def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:
     if name not in FITNESS:
         raise UsageError(f"There is no fitness {name!r}; choose one of {', '.join(FITNESS)}.")
     # torch takes seconds to import, which only a fitness that measures should pay.
-    from darwinc.calibrators.calibration import statistics_of
+    from darwinc.calibrators.calibration import calibration_of, statistics_of
 
     statistics = statistics_of(job, stage)
     readers = [reader for parts in statistics.readers.values() for reader in parts]
@@ -130,8 +130,7 @@ def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:
         return DarwinianScore(readers, job.channels.owners)
     if statistics.rung == "weights":
         raise UsageError(
-            "The taylor fitness needs gradients, and torch has no rule for an operator of this model; use darwin, l1 "
-            "or l2."
+            f"The taylor fitness needs gradients, but {calibration_of(job).missing}; use darwin, l1 or l2."
         )
     return StaticScore(taylor_scores(readers, job.channels.owners), groups)
 

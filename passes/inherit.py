@@ -28,7 +28,7 @@ class Inherit(Pass):
 
         calibration = calibration_of(job)
         if calibration.twin is None:
-            job.warnings.append("inherit was left out: torch has no rule for an operator of this model.")
+            job.warnings.append(f"inherit was left out: {calibration.missing}.")
             return False
         if len(calibration.batches) < 2:
             job.warnings.append("inherit was left out: it takes at least two calibration samples, one to judge by.")

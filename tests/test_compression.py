@@ -270,19 +270,26 @@ def with_a_branch() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("make", [unknown_to_torch, with_a_branch])
+@pytest.mark.parametrize(
+    ("make", "operator"),
+    [(unknown_to_torch, "ai.onnx.ml::Scaler of node 'last'"), (with_a_branch, "If of node 'last'")],
+)
 @pytest.mark.parametrize("with_data", [False, True])
 def test_where_torch_has_no_rule_the_weights_alone_tell(
-    tmp_path: Path, make: Callable[[], onnx.ModelProto], with_data: bool
+    tmp_path: Path, make: Callable[[], onnx.ModelProto], operator: str, with_data: bool
 ) -> None:
     model = make()
     data = {"x": images(16, 3, 8, 8)} if with_data else {}
     result, after = squeezed(tmp_path, model, data=data)
     assert result.report.statistics == "weights"
-    assert "Torch has no rule" in " ".join(result.report.warnings)
+    warnings = [text for text in result.report.warnings if f"torch has no rule for the operator {operator}" in text]
+    assert [text.partition(":")[0] for text in warnings] == [
+        "Fitness is measured on the weights alone" + (" and the data is not used" if with_data else ""),
+        "inherit was left out",
+    ]
     assert recovered(result) == {}
     assert after.graph.node[-1].SerializeToString() == model.graph.node[-1].SerializeToString()
-    with pytest.raises(UsageError, match="needs gradients"):
+    with pytest.raises(UsageError, match=f"needs gradients, but torch has no rule for the operator {operator}"):
         squeezed(tmp_path, model, settings=replace(QUICK, fitness="taylor"))
 
 
