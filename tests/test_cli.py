@@ -96,6 +96,11 @@ USAGE = {
     "no size": (["compress", "model.onnx", "-o", "out.onnx", "--target-bytes", "few"], "'few' is no size"),
     "recovery": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "rest"], "no recovery 'rest'"),
     "fitness": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--fitness", "height"], "'height' is not one of"),
+    "recovery and none": (
+        ["compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "none,inherit"],
+        "none stands alone",
+    ),
+    "seed": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--seed", "-1"], "-1 is not in the range"),
     "device": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--device", "tpu"], "no device 'tpu'"),
     "itself": (["compress", "model.onnx", "-o", "model.onnx", *HALF], "is the model itself"),
     "labels": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--labels", "y.npy"], "without --data"),
@@ -123,6 +128,27 @@ def test_wrong_usage_is_2(shell: Shell, arguments: list[str], message: str) -> N
     assert message in done.err
     assert "Traceback" not in done.err
     assert shell.files() == before
+
+
+@pytest.mark.parametrize("case", ["recovery", "recovery and none", "device", "labels", "preprocess"])
+def test_what_no_model_could_make_right_is_refused_before_it_is_read(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.setattr("darwinc.compression.graph.load_model", lambda path: pytest.fail("the model was read"))
+    arguments, message = USAGE[case]
+    done = shell(*arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert "reading" not in done.err
+
+
+@pytest.mark.parametrize("option", ["--data", "--test"])
+def test_samples_that_are_not_there_are_3_before_any_work(shell: Shell, option: str) -> None:
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF, option, "nowhere")
+    assert done.code == 3
+    assert f"{option} nowhere doesn't exist" in done.err
+    assert "analysing" not in done.err
+    assert not Path("out.onnx").exists()
 
 
 def foreign() -> onnx.ModelProto:

@@ -378,6 +378,26 @@ def test_what_is_asked_wrongly_is_said_before_the_work(tmp_path: Path) -> None:
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "settings", "message"),
+    [
+        (1.5, QUICK, "The target sparsity was given as 1.5; it is between 0 and 1"),
+        (Target("bytes", 0), QUICK, "it is more than 0"),
+        (Target("weight", 0.5), QUICK, "There is no target 'weight'; choose from sparsity, macs, bytes"),
+        (0.5, replace(QUICK, fitness="height"), "There is no fitness 'height'; choose from darwin"),
+        (0.5, replace(QUICK, recover=("rest",)), "There is no recovery 'rest'; choose from none, inherit, recalibrate"),
+        (0.5, replace(QUICK, device="cuda:x"), "There is no device 'cuda:x'"),
+        (0.5, replace(QUICK, device="auto:1"), "There is no device 'auto:1'"),
+        (0.5, replace(QUICK, seed=-1), "The seed -1 is negative"),
+    ],
+)
+def test_what_is_wrong_whatever_the_model_is_told_without_it(
+    tmp_path: Path, target: Target | float, settings: Settings, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        compress(tmp_path / "nowhere.onnx", target=target, settings=settings)
+
+
 def test_a_test_split_is_measured_and_nothing_else(tmp_path: Path) -> None:
     x = images(96, 3, 8, 8, seed=4)
     (scores,) = answers(build(CLASSIFIER), x=x)
