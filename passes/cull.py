@@ -98,13 +98,15 @@ class Cull(Pass):
         selection = select(job.channels, terms, fitness, need, limits, stage.at)
         for group in job.channels.groups:
             if group.id in selection.finer:
-                job.skip(
-                    group.id,
-                    f"kept a multiple of {selection.finer[group.id]} channels, finer than {limits.align}, to meet the "
-                    "target",
-                )
+                finer = selection.finer[group.id]
+                job.skip(group.id, f"kept a multiple of {finer} channels: {why_finer(limits.align)}")
         job.selection, job.dead = selection, selection.dead
         return bool(selection.dead.any())
+
+
+def why_finer(align: int) -> str:
+    """Why alignment yielded in a group: what the multiples allow stays behind the target, or goes far beyond it."""
+    return f"multiples of {align} don't come close enough to the target"
 
 
 def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:

@@ -197,6 +197,7 @@ def _bytes(text: str) -> float:
 def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     """The outcome on the terminal."""
     from darwinc.console import GroupRow, groups_table, summary_table
+    from darwinc.report_page import target_text
 
     remarks = {
         entry.group: f"multiple of {entry.multiple}: {entry.why}"
@@ -216,6 +217,8 @@ def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     terminal.show(groups_table(rows), summary_table(report))
     for warning in report.warnings if not terminal.quiet else ():
         terminal.warn(warning)
+    achieved, asked = target_text(report)
+    terminal.note(f"target: {achieved}" + (f" ({asked})" if asked else ""))
     if report.verify is not None:
         terminal.note(
             f"proven: answers like the original with the removed channels zeroed, to "
