@@ -242,12 +242,15 @@ def _samples(run: _Run, original: ir.Model) -> Samples | None:
 
 
 def _recovery(settings: Settings, job: Job) -> list[Pass]:
-    """The recovery passes, in order. By default survivors inherit where data or BatchNormalization can tell how."""
+    """The recovery passes, in order. By default survivors inherit where data or BatchNormalization can tell how.
+
+    Where they inherit, statistics are re-estimated after it, for which it takes data.
+    """
     names = settings.recover
     if names is None:
         informed = job.samples is not None or any(node.op_type == "BatchNormalization" for node in job.original.graph)
-        names = ("inherit", "recalibrate") if informed else ("none",)
-    elif names == ("inherit",):
+        names = ("inherit",) if informed else ("none",)
+    if names == ("inherit",) and job.samples is not None:
         names = ("inherit", "recalibrate")
     return [RECOVERIES[name]() for name in names if name != "none"]
 

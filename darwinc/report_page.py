@@ -20,6 +20,7 @@ MISSING = "not measured"
 MET_WITHIN = 0.01
 """`selection.SHORTFALL`, which a page shouldn't take a second to import; a test keeps the two equal."""
 FRACTIONS_REMOVED = {"sparsity": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "latency"}
+REPAIRS = ("inherit", "recalibrate")
 STATISTICS = {
     "data": "calibration data",
     "batchnorm": "BatchNorm",
@@ -160,6 +161,19 @@ def target_text(report: Report) -> tuple[str, str]:
     behind = target.asked - target.achieved
     met = f", met to within {percent_text(MET_WITHIN)}" if 0 < behind <= MET_WITHIN and achieved != asked else ""
     return f"{achieved} of the {removed} removed", f"{asked} asked{met}"
+
+
+def recovery_lines(report: Report) -> list[str]:
+    """What became of each repair, a line each; and a line where there was none."""
+    if not any(entry.name in REPAIRS for entry in report.passes):
+        return ["no recovery: what stays keeps its values"]
+    samples = "made-up" if report.mode == "data-free" else "held-out"
+    return [
+        f"{step.name}: {'kept' if step.accepted else 'dropped'}, the error against the original on {samples} samples "
+        f"{'fell' if step.accepted else 'would go'} from {number_text(step.error_before)} to "
+        f"{number_text(step.error_after)}"
+        for step in report.recovery
+    ]
 
 
 def _agreement_text(agreement: Agreement) -> str:

@@ -76,6 +76,25 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(shell: Shell) -> None:
     assert shell.files() == before
 
 
+def test_what_became_of_each_repair_is_said(shell: Shell) -> None:
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF, "--data", "data.npz", "--report", "r.json")
+    told = json.loads(Path("r.json").read_text(encoding="utf-8"))["recovery"]
+    assert [entry["name"] for entry in told] == ["inherit", "recalibrate"]
+    for entry in told:
+        [line] = [text for text in done.err.splitlines() if text.startswith(f"{entry['name']}: ") and "error" in text]
+        assert line.startswith(f"{entry['name']}: {'kept' if entry['accepted'] else 'dropped'}, the error")
+        assert line.endswith(f"from {entry['error_before']:.3g} to {entry['error_after']:.3g}")
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF)
+    assert "inherit: kept, the error against the original on made-up samples fell from" in done.err
+    assert "recalibrate" not in done.err
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "recalibrate")
+    assert "recalibrate: left out (it takes calibration data; give --data)" in done.err
+    assert "warning: recalibrate was left out: it takes calibration data" in done.err
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "none")
+    assert "no recovery: what stays keeps its values" in done.err
+    assert "recovery" not in shell("compress", "model.onnx", *HALF, "--dry-run").err
+
+
 def test_protected_layers_stay_whole(shell: Shell) -> None:
     sparsity = ("--target-sparsity", "0.2", "--bench-seconds", "0")
     assert shell("compress", "model.onnx", "-o", "out.onnx", "--protect", "w1", *sparsity).code == 0

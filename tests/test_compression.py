@@ -127,6 +127,7 @@ def test_batch_norm_tells_how_to_inherit_where_there_is_no_data(tmp_path: Path) 
 
 def test_without_batch_norm_or_data_inputs_are_made_up_and_nothing_is_inherited(tmp_path: Path) -> None:
     result, after = squeezed(tmp_path, build(PLAIN))
+    assert [entry.name for entry in result.report.passes] == ["cull", "excise"]
     assert (result.report.mode, result.report.statistics) == ("data-free", "white")
     assert recovered(result) == {}
     # What wasn't removed kept its bits.
