@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import numpy as np
 import onnx
@@ -18,6 +20,7 @@ from markdown_it import MarkdownIt
 from onnx import TensorProto, helper
 
 import darwinc
+from darwinc.commands.compress import compress
 from darwinc.console import Stage
 from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job
@@ -147,6 +150,13 @@ def test_wrong_usage_is_2(shell: Shell, arguments: list[str], message: str) -> N
     assert message in done.err
     assert "Traceback" not in done.err
     assert shell.files() == before
+
+
+def test_the_readme_and_the_help_explain_every_option_of_compress() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    options = [parameter for parameter in compress.params if isinstance(parameter, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+    assert [option.opts[0] for option in options if not re.search(rf"`{option.opts[0]}[` ]", readme)] == []
 
 
 @pytest.mark.parametrize("case", ["recovery", "recovery and none", "device", "labels", "preprocess"])

@@ -76,7 +76,9 @@ FITNESS = ("darwin", "taylor", "l1", "l2", "random")
     help="Nodes, tensors or groups that alone may lose channels (repeatable).",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For everything that is drawn at random."
+)
 @click.option(
     "--threads",
     type=click.IntRange(1),
