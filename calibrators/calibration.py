@@ -50,12 +50,13 @@ class Calibration:
     """The batches to measure on, and the twin to measure with.
 
     `twin` is None on the rung `weights`; on the rung `batchnorm` its running statistics are those of the made-up
-    samples.
+    samples. `missing` says why there is no twin.
     """
 
     rung: str
     twin: TorchGraph | None
     batches: Sequence[Feed]
+    missing: str = ""
 
     @property
     def holdout(self) -> int:
@@ -81,8 +82,8 @@ def prepare(
         if samples is not None:
             return _from_data(twin, input_specs(model), samples, limit, seed)
         return _made_up(model, twin, channels, seed)
-    except UnsupportedOperator:
-        return Calibration("weights", None, [])
+    except UnsupportedOperator as error:
+        return Calibration("weights", None, [], error.found)
 
 
 def calibration_of(job: Job) -> Calibration:
@@ -90,10 +91,8 @@ def calibration_of(job: Job) -> Calibration:
     if job.calibration is None:
         job.calibration = prepare(job.original, job.channels, job.samples, device=job.device, seed=job.seed)
         if job.calibration.twin is None:
-            job.warnings.append(
-                "Torch has no rule for an operator of this model: fitness is measured on the weights alone, "
-                "data is not used."
-            )
+            unused = "" if job.samples is None else " and the data is not used"
+            job.warnings.append(f"Fitness is measured on the weights alone{unused}: {job.calibration.missing}.")
     return job.calibration
 
 

@@ -16,69 +16,27 @@ from darwinc.benchmark import compare as compare_latency
 from darwinc.channels import analyse
 from darwinc.console import Stage, Terminal
 from darwinc.cost import measure
-from darwinc.data import fitting_batches, fixed_batch, open_data
+from darwinc.data import Samples, fitting_batches, fixed_batch, open_data
 from darwinc.equivalence import Agreement, agree, answers, is_bounded, is_chosen, prove_rewrite, tolerance_of
 from darwinc.errors import Unreachable, UsageError, VerificationFailed
 from darwinc.outcome import describe, peak_memory, settle_target, stamp
 from darwinc.passes.cull import Cull
 from darwinc.passes.excise import Excise, excise
-from darwinc.passes.inherit import Inherit, Recalibrate
 from darwinc.pipeline import Job, Pass, PassRun, run_pass
 from darwinc.quality import compare_quality
 from darwinc.report import build_report, file_info
 from darwinc.report_schema import Report
 from darwinc.runtime import Feed, InputSpec, open_session, usable_feed
+from darwinc.settings import RECOVERIES, Settings, Target, device_of, judge, works_without_torch
 
-RECOVERIES: dict[str, type[Pass]] = {"inherit": Inherit, "recalibrate": Recalibrate}
+__all__ = ["Result", "Settings", "Target", "compress"]
+
 MOST_SAMPLES = 2048
 MOST_JUDGED = 512
 PROOF_INPUTS, PROOF_BATCH = 4, 2
 TWIN_INPUTS = 2
 TWIN_SLACK = 4.0
 """The twin may differ from ONNX Runtime by this many times what the untouched original does, if above the tolerance."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is asked: `sparsity` or `macs` (fractions removed), or `bytes` (the file's size at most)."""
-
-    kind: str
-    amount: float
-
-
-WEIGHTS_TELL = ("l1", "l2", "random")
-"""The fitness criteria that need no measurements."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything about a run but the model and the target; the defaults are the command line's.
-
-    Attributes:
-        data: calibration data (`darwinc.data.open_data`), or None for data-free mode.
-        labels, preprocess: where the data needs them.
-        test: labelled samples on which quality is measured and nothing else is done.
-        fitness, align, max_share, protect, only: see `passes.cull.Cull`.
-        recover: `none`, `inherit`, `recalibrate`, in order; None chooses.
-        device: auto, cpu or cuda[:N].
-        bench_seconds: how long latency is measured; 0 leaves it out.
-    """
-
-    data: str | None = None
-    labels: str | None = None
-    preprocess: str | None = None
-    test: str | None = None
-    fitness: str = "darwin"
-    align: int = 0
-    max_share: float = 0.9
-    protect: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    recover: tuple[str, ...] | None = None
-    device: str = "auto"
-    seed: int = 0
-    bench_seconds: float = 5.0
-    threads: int = 1
-    dry_run: bool = False
 
 
 @dataclass
@@ -102,6 +60,7 @@ class _Run:
     seconds: dict[str, float] = field(default_factory=dict)
     passes: list[PassRun] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    test: Samples | None = None
 
 
 def compress(
@@ -120,6 +79,7 @@ def compress(
     name.
 
     Raises:
+        UsageError: a setting that doesn't exist, or that doesn't fit another one or the model.
         InvalidModel, InvalidData: what was handed in can't be used.
         OutputError: the result can't be written.
         Unreachable: the target can't be met, or nothing can be removed.
@@ -128,6 +88,7 @@ def compress(
     settings = settings or Settings()
     settings = settings if data is None else replace(settings, data=data)
     target = target if isinstance(target, Target) else Target("sparsity", target)
+    judge(settings, target)
     run = _Run(Path(model), settings, target, list(command), terminal or Terminal(quiet=True))
     destination = _destination(run.source, output, settings)
     original, released = _read(run)
@@ -194,19 +155,14 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
     settings, found = run.settings, dict[str, Any]()
     # The file as it came would be compared with its own handicap: initializers among the inputs switch folding off.
     reference: Path | bytes = graph.to_bytes(job.original) if released else run.source
-    samples, split = job.samples, "calibration"
-    if settings.test is not None:
-        samples, split = (
-            open_data(settings.test, specs(job), preprocess=settings.preprocess, seed=settings.seed),
-            "test",
-        )
+    samples, split = (job.samples, "calibration") if run.test is None else (run.test, "test")
     if samples is not None:
         with _timed(run, "quality"):
             chosen = samples if split == "test" else samples.take(slice(0, MOST_JUDGED))
             found["quality"], found["parity"] = compare_quality(reference, destination, chosen, split=split)
     if settings.bench_seconds > 0:
         with _timed(run, "latency") as stage:
-            feeds = None if samples is None else [next(fitting_batches(samples, specs(job), 1)).feed]
+            feeds = None if samples is None else [next(fitting_batches(samples, specs(job.original), 1)).feed]
             timing = compare_latency(
                 reference,
                 destination,
@@ -229,11 +185,11 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
     return found
 
 
-def specs(job: Job) -> list[InputSpec]:
+def specs(model: ir.Model) -> list[InputSpec]:
     """The inputs that data must fit."""
     from darwinc.calibrators.calibration import input_specs
 
-    return input_specs(job.original)
+    return input_specs(model)
 
 
 def _read(run: _Run) -> tuple[ir.Model, list[str]]:
@@ -254,59 +210,48 @@ def _read(run: _Run) -> tuple[ir.Model, list[str]]:
 
 
 def _job(run: _Run, original: ir.Model) -> Job:
-    settings = run.settings
+    settings, samples = run.settings, _samples(run, original)
     with run.terminal.stage("analysing"):
         start = time.perf_counter()
         channels = analyse(original)
         run.seconds["analyse"] = time.perf_counter() - start
     job = Job(original, channels, run.terminal, settings.seed, settings.device)
+    job.samples = samples
+    job.device = "cpu" if works_without_torch(settings) else device_of(settings.device)
+    return job
+
+
+def _samples(run: _Run, original: ir.Model) -> Samples | None:
+    """Calibration samples. Those of --test are opened too: what is wrong with either is said before any work."""
+    settings, found = run.settings, None
     if settings.data is not None:
-        job.samples = open_data(
+        found = open_data(
             settings.data,
-            specs(job),
+            specs(original),
             labels=settings.labels,
             preprocess=settings.preprocess,
             limit=MOST_SAMPLES,
             seed=settings.seed,
         )
-        run.warnings.extend(job.samples.warnings)
-    elif settings.labels is not None:
-        raise UsageError("--labels were given without --data; name the data that they belong to.")
-    job.device = "cpu" if _without_torch(settings) else _device(settings.device)
-    return job
-
-
-def _without_torch(settings: Settings) -> bool:
-    """Is nothing measured or refitted, so that torch, which takes seconds to import, isn't needed?"""
-    return settings.device in ("auto", "cpu") and settings.fitness in WEIGHTS_TELL and settings.recover == ("none",)
-
-
-def _device(asked: str) -> str:
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = asked.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise UsageError(f"There is no device {asked!r}; choose auto, cpu, cuda or cuda:N.")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {asked} was asked for, but torch finds no such CUDA GPU here; use --device cpu.")
-    return asked
+        run.warnings.extend(found.warnings)
+    if settings.test is not None:
+        run.test = open_data(
+            settings.test, specs(original), preprocess=settings.preprocess, seed=settings.seed, option="--test"
+        )
+    return found
 
 
 def _recovery(settings: Settings, job: Job) -> list[Pass]:
-    """The recovery passes, in order. By default survivors inherit where data or BatchNormalization can tell how."""
+    """The recovery passes, in order. By default survivors inherit where data or BatchNormalization can tell how.
+
+    Where they inherit, statistics are re-estimated after it, for which it takes data.
+    """
     names = settings.recover
     if names is None:
         informed = job.samples is not None or any(node.op_type == "BatchNormalization" for node in job.original.graph)
-        names = ("inherit", "recalibrate") if informed else ("none",)
-    elif names == ("inherit",):
+        names = ("inherit",) if informed else ("none",)
+    if names == ("inherit",) and job.samples is not None:
         names = ("inherit", "recalibrate")
-    unknown = [name for name in names if name not in RECOVERIES and name != "none"]
-    if unknown:
-        raise UsageError(f"There is no recovery {unknown[0]!r}; choose from none, {', '.join(RECOVERIES)}.")
-    if "none" in names and len(names) > 1:
-        raise UsageError("--recover none stands alone: it means that the weights stay as they are.")
     return [RECOVERIES[name]() for name in names if name != "none"]
 
 
@@ -329,7 +274,7 @@ def _timed(run: _Run, name: str) -> Iterator[Stage]:
 def _proof_feeds(job: Job) -> list[Feed]:
     """Inputs for the proof: calibration samples where there are any, made-up ones otherwise."""
     if job.samples is not None:
-        inputs = specs(job)
+        inputs = specs(job.original)
         few = job.samples.take(slice(0, PROOF_INPUTS * (fixed_batch(inputs) or PROOF_BATCH)))
         return [part.feed for part in fitting_batches(few, inputs, PROOF_BATCH)]
     session = open_session(job.original, optimization="basic")

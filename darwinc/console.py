@@ -36,6 +36,7 @@ class Stage:
         self.total: float | None = None
         self.done = 0.0
         self.doing = ""
+        self.left_out = ""
 
     def progress(self, total: float) -> None:
         """Expect `total` steps, of which none is done yet."""
@@ -58,6 +59,10 @@ class Stage:
         """What the stage is at, such as "batch 3 of 20"."""
         self.doing = printable(doing)
         self._changed()
+
+    def leave_out(self, why: str) -> None:
+        """There was nothing to do, for a reason that is said instead of the time."""
+        self.left_out = why
 
     def __str__(self) -> str:
         parts = [f"{100 * self.done / self.total:.0f} %"] if self.total else []
@@ -156,7 +161,8 @@ class Terminal:
                 yield stage
                 outcome = "done in"
             finally:
-                self.note(f"{name}: {outcome} {time.perf_counter() - start:.1f} s")
+                ending = f"{outcome} {time.perf_counter() - start:.1f} s"
+                self.note(f"{name}: {f'left out ({stage.left_out})' if stage.left_out else ending}")
 
     @contextmanager
     def _bar(self, name: str) -> Iterator[Stage]:

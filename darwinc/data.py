@@ -125,18 +125,20 @@ def open_data(
     preprocess: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    option: str = "--data",
 ) -> Samples:
     """Open what `--data` names: a folder, an `.npz` or `.npy`, `torchvision:NAME` or `package.module:callable`.
 
-    With `limit` a random choice of that many samples, in order. Raises InvalidData when the data or the labels can't
-    be read or don't fit the model's inputs, UsageError for a `preprocess` that can't be parsed.
+    With `limit` a random choice of that many samples, in order. `option` is where the spec came from, for messages.
+    Raises InvalidData when the data or the labels can't be read or don't fit the model's inputs, UsageError for a
+    `preprocess` that can't be parsed.
     """
     if not inputs:
         raise InvalidData("the model has no inputs: there is nothing to give data to")
     if limit is not None and limit < 1:
         raise InvalidData(f"a limit of {limit} samples was asked for: give at least 1")
     steps = parse(preprocess) if preprocess else None
-    source, own, names = _open(spec, inputs, steps, limit)
+    source, own, names = _open(spec, inputs, steps, limit, option)
     known = own if labels is None else read_labels(_existing(labels, "labels"), names)
     known = None if known is None else tidy(known)
     if known is not None and len(known) != len(source):
@@ -171,7 +173,7 @@ def _existing(path: str, what: str) -> Path:
 _Opened = tuple[Source, Array | None, list[str] | None]
 
 
-def _open(spec: str, inputs: Sequence[InputSpec], steps: Preprocess | None, limit: int | None) -> _Opened:
+def _open(spec: str, inputs: Sequence[InputSpec], steps: Preprocess | None, limit: int | None, option: str) -> _Opened:
     """The source, the labels that come with it, and the names of its images where it has some."""
     path = Path(spec).expanduser()
     if path.is_dir():
@@ -183,7 +185,7 @@ def _open(spec: str, inputs: Sequence[InputSpec], steps: Preprocess | None, limi
     if _CALLABLE.fullmatch(spec):
         return *call(spec, inputs, limit), None
     raise InvalidData(
-        f"--data {spec} doesn't exist: give a folder of images or of ONNX input_*.pb, an .npz or .npy, "
+        f"{option} {spec} doesn't exist: give a folder of images or of ONNX input_*.pb, an .npz or .npy, "
         "torchvision:NAME or package.module:callable"
     )
 

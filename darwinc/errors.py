@@ -5,7 +5,7 @@
     ├── InputError                3   the model or the data can't be read, or isn't valid
     │   ├── InvalidModel          3   not ONNX, truncated, refused by the checker or by ONNX Runtime
     │   ├── InvalidData           3   calibration data that can't be read or doesn't fit the model
-    │   └── UnsupportedOperator   3   no torch rule; callers fall back to data-free mode
+    │   └── UnsupportedOperator   3   no torch rule; callers fall back to the weights alone
     ├── OutputError               3   the result can't be written where it should go
     ├── Unreachable               4   the target is out of reach, or nothing can be removed
     ├── VerificationFailed        5   the rewrite didn't answer like the original
@@ -44,7 +44,11 @@ class InvalidData(InputError):
 
 
 class UnsupportedOperator(InputError):
-    """The torch twin has no rule for an operator of the model."""
+    """The torch twin has no rule for an operator of the model; `found` says which, and where, without the advice."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}; use --fitness l1, l2 or random with --recover none, which need no torch.")
+        self.found = found
 
 
 class OutputError(InputError):

@@ -23,10 +23,11 @@ def headline(found: Inspection) -> str:
         return f"{size}\nno channel can be removed: {found.nothing}"
     able = [group for group in found.groups if group.may_lose]
     which = "" if len(able) == len(found.groups) else f" (of {len(found.groups)}; --protect and --only keep the others)"
+    noun = "group" if len(able) == 1 else "groups"
     lines = (
         size,
         f"prunable: {share_text(found.prunable_share)} of the parameters lie on channels that can be removed, "
-        f"{sum(group.channels for group in able):,} channels in {len(able)} groups{which}",
+        f"{sum(group.channels for group in able):,} channels in {len(able)} {noun}{which}",
         f"reachable: {share_text(found.reachable_sparsity)} of the parameters and {share_text(found.reachable_macs)} "
         f"of the MACs with at most 90 % of a group; {share_text(found.prunable_sparsity)} of the parameters with all "
         "but one channel of each",
@@ -84,7 +85,7 @@ def held_listing(found: Inspection, *, everything: bool) -> Listing:
     """What holds parameters, by operator and reason."""
     shown = found.held if everything else found.held[:MOST_HOLDERS]
     return Listing(
-        "what holds parameters (one may be held by several; alone: they could go if this gave way)",
+        "what holds parameters (rows overlap; alone: this is all that keeps them along one of their axes)",
         ("held>", "share>", "alone>", "by", "why"),
         [
             (

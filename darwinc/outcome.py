@@ -13,7 +13,7 @@ from darwinc import graph
 from darwinc.channels import Channels, barriers
 from darwinc.cost import Cost
 from darwinc.equivalence import Agreement
-from darwinc.passes.cull import AUTO_ALIGN
+from darwinc.passes.cull import AUTO_ALIGN, why_finer
 from darwinc.pipeline import Job
 from darwinc.report import tool_info
 
@@ -90,6 +90,7 @@ def barrier_rows(channels: Channels) -> list[dict[str, str]]:
 
 
 def _alignment(job: Job) -> dict[str, Any]:
+    align = AUTO_ALIGN if job.selection is None else job.selection.align
     finer = {} if job.selection is None else job.selection.finer
     narrow = {} if job.selection is None else job.selection.narrow
     entries = [
@@ -97,11 +98,8 @@ def _alignment(job: Job) -> dict[str, Any]:
         for group, multiple in narrow.items()
         if group not in finer
     ]
-    entries += [
-        {"group": group, "multiple": multiple, "why": "the target can't be met otherwise"}
-        for group, multiple in finer.items()
-    ]
-    return {"default": job.selection.align if job.selection is not None else AUTO_ALIGN, "finer": entries}
+    entries += [{"group": group, "multiple": multiple, "why": why_finer(align)} for group, multiple in finer.items()]
+    return {"default": align, "finer": entries}
 
 
 def stamp(model: ir.Model, values: Mapping[str, Any]) -> None:

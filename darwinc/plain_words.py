@@ -5,13 +5,15 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from darwinc import graph
+from darwinc.axis_rules.weighted import INTEGERS
 from darwinc.channels import Channels
 
 COMBINED = "is combined with positions that can't be removed"
 AT_INPUT = "meets the graph's input, which keeps its shape"
 PLAIN = {
-    "reaches a graph output": "makes the graph's output (such as class scores), which keeps its shape",
+    "reaches a graph output": "makes the graph's output, such as class scores, which keeps its shape",
     COMBINED: "meets positions that something else keeps",
+    INTEGERS: "works on quantised numbers: integer weights that it reads itself are left as they are along this axis",
 }
 SIZES = frozenset({"Shape", "Size"})
 

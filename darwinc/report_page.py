@@ -17,7 +17,10 @@ import rich.filesize
 from darwinc.report_schema import Agreement, Report, merge_barriers, most_shrunk, points
 
 MISSING = "not measured"
+MET_WITHIN = 0.01
+"""`selection.SHORTFALL`, which a page shouldn't take a second to import; a test keeps the two equal."""
 FRACTIONS_REMOVED = {"sparsity": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "latency"}
+REPAIRS = ("inherit", "recalibrate")
 STATISTICS = {
     "data": "calibration data",
     "batchnorm": "BatchNorm",
@@ -127,7 +130,8 @@ def comparison(report: Report) -> list[Row]:
 
 def headline(report: Report) -> str:
     """One sentence of Markdown: what was asked, what came out, is it faster, is it right."""
-    parts = [_target_text(report)]
+    achieved, asked = target_text(report)
+    parts = [f"**{plain_text(achieved)}**" + (f" ({asked})" if asked else "")]
     if report.latency is not None and report.latency.verdict is not None:
         speedup = report.latency.speedup
         times = f" ({speedup:.3g}x)" if speedup is not None else ""
@@ -139,16 +143,37 @@ def headline(report: Report) -> str:
     return f"{', '.join(parts)}. Made from {code_text(report.input.path)}."
 
 
-def _target_text(report: Report) -> str:
+def target_text(report: Report) -> tuple[str, str]:
+    """What was achieved, and of what: "49.3 % of the parameters removed", "50 % asked, met to within 1 %"."""
     target = report.target
     removed = FRACTIONS_REMOVED.get(target.kind)
+    if target.kind == "bytes":
+        asked = size_text(int(target.asked))
+        if target.achieved is None:
+            return f"a file of {asked} asked for", ""
+        return f"a file of {size_text(int(target.achieved))}", f"{asked} asked"
     if removed is None or target.asked > 1:
-        achieved, asked = number_text(target.achieved, 4), number_text(target.asked, 4)
-        return f"**{plain_text(target.kind)}: {achieved}** ({asked} asked)"
+        return f"{target.kind}: {number_text(target.achieved, 4)}", f"{number_text(target.asked, 4)} asked"
     asked = percent_text(target.asked)
     if target.achieved is None:
-        return f"**{asked} of the {removed} asked for**"
-    return f"**{percent_text(target.achieved)} of the {removed} removed** ({asked} asked)"
+        return f"{asked} of the {removed} asked for", ""
+    achieved = percent_text(target.achieved)
+    behind = target.asked - target.achieved
+    met = f", met to within {percent_text(MET_WITHIN)}" if 0 < behind <= MET_WITHIN and achieved != asked else ""
+    return f"{achieved} of the {removed} removed", f"{asked} asked{met}"
+
+
+def recovery_lines(report: Report) -> list[str]:
+    """What became of each repair, a line each; and a line where there was none."""
+    if not any(entry.name in REPAIRS for entry in report.passes):
+        return ["no recovery: what stays keeps its values"]
+    samples = "made-up" if report.mode == "data-free" else "held-out"
+    return [
+        f"{step.name}: {'kept' if step.accepted else 'dropped'}, the error against the original on {samples} samples "
+        f"{'fell' if step.accepted else 'would go'} from {number_text(step.error_before)} to "
+        f"{number_text(step.error_after)}"
+        for step in report.recovery
+    ]
 
 
 def _agreement_text(agreement: Agreement) -> str:

@@ -77,7 +77,7 @@ class TorchGraph(torch.nn.Module):
 
     def _adopt(self, name: str, tensor: ir.TensorProtocol) -> None:
         """Make a stored tensor a parameter, or a plain tensor where it isn't floating point."""
-        value = to_torch(tensor, f"The constant {name!r}")
+        value = to_torch(tensor, f"the constant {name!r}")
         self._note_literal(name, value)
         if value.is_floating_point():
             self._constants[name] = self._weights[name] = torch.nn.Parameter(value.to(self._home))
@@ -106,9 +106,7 @@ class TorchGraph(torch.nn.Module):
         name = graphs.label(node)
         operator = node.op_type if graphs.is_standard(node) else f"{node.domain}::{node.op_type}"
         if operator not in self._rules:
-            raise UnsupportedOperator(
-                f"The operator {operator} of node {name!r} has no torch rule; compress without data, which needs none."
-            )
+            raise UnsupportedOperator(f"torch has no rule for the operator {operator} of node {name!r}")
         inputs = tuple(value.name if value is not None and value.name else None for value in node.inputs)
         read = [(position, inputs[position]) for position in HOST_OPERANDS.get(operator, ()) if position < len(inputs)]
         literals = {position: self._literals[operand] for position, operand in read if operand in self._literals}

@@ -17,6 +17,7 @@ from darwinc.errors import Unreachable, UsageError
 from darwinc.fitness import DarwinianScore, Fitness, StaticScore
 from darwinc.matching import matched
 from darwinc.pipeline import Job, Pass
+from darwinc.plain_words import PlainWords
 from darwinc.scores import magnitudes, random_scores, taylor_scores, unit_scores
 from darwinc.selection import SHORTFALL, TOLERANCE, Limits, reachable, select
 
@@ -89,7 +90,7 @@ class Cull(Pass):
         else:
             range_ = f"the reachable range is 0 to {most / max(total, 1):.3f}"
             found = f"{TARGETS[self.target]} removed can't reach {self.amount:g}: {range_}"
-        return f"{found}, with at most {self.max_share:.0%} of a layer removed; {what_holds(channels)}."
+        return f"{found}, with at most {100 * self.max_share:g} % of a group removed; {what_holds(channels)}."
 
     def run(self, job: Job, stage: Stage) -> bool:
         terms, need, limits = self.plan(job.original, job.channels)
@@ -98,13 +99,15 @@ class Cull(Pass):
         selection = select(job.channels, terms, fitness, need, limits, stage.at)
         for group in job.channels.groups:
             if group.id in selection.finer:
-                job.skip(
-                    group.id,
-                    f"kept a multiple of {selection.finer[group.id]} channels, finer than {limits.align}, to meet the "
-                    "target",
-                )
+                finer = selection.finer[group.id]
+                job.skip(group.id, f"kept a multiple of {finer} channels: {why_finer(limits.align)}")
         job.selection, job.dead = selection, selection.dead
         return bool(selection.dead.any())
+
+
+def why_finer(align: int) -> str:
+    """Why alignment yielded in a group: what the multiples allow stays behind the target, or goes far beyond it."""
+    return f"multiples of {align} don't come close enough to the target"
 
 
 def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:
@@ -126,7 +129,7 @@ def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:
     if name not in FITNESS:
         raise UsageError(f"There is no fitness {name!r}; choose one of {', '.join(FITNESS)}.")
     # torch takes seconds to import, which only a fitness that measures should pay.
-    from darwinc.calibrators.calibration import statistics_of
+    from darwinc.calibrators.calibration import calibration_of, statistics_of
 
     statistics = statistics_of(job, stage)
     if name == "darwin":
@@ -138,8 +141,7 @@ def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:
         return score
     if statistics.rung == "weights":
         raise UsageError(
-            "The taylor fitness needs gradients, and torch has no rule for an operator of this model; use darwin, l1 "
-            "or l2."
+            f"The taylor fitness needs gradients, but {calibration_of(job).missing}; use darwin, l1 or l2."
         )
     readers = statistics.readers.values()
     alone = taylor_scores(readers, np.arange(job.channels.count)[:, None])
@@ -186,10 +188,11 @@ def _matching(names: list[set[str]], patterns: tuple[str, ...], option: str) -> 
 
 
 def what_holds(channels: Channels) -> str:
-    """The barriers in half a sentence."""
+    """The barriers in half a sentence, in the words of `darwinc inspect`."""
     reasons: dict[str, list[str]] = {}
+    words = PlainWords(channels)
     for barrier in barriers(channels):
-        reasons.setdefault(barrier.reason, []).append(
+        reasons.setdefault(words.why(barrier.node, barrier.reason), []).append(
             f"{barrier.node.op_type} {graph.label(barrier.node)!r}" if barrier.node is not None else "the graph"
         )
     bodies = [node for node in channels.nodes if graph.subgraphs(node)]

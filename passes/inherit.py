@@ -9,9 +9,20 @@ from typing import Any
 from darwinc.console import Stage
 from darwinc.pipeline import Job, Pass
 
+TOO_FEW = "it takes at least two calibration samples, one to judge by"
+
+
+class Repair(Pass):
+    """A pass that is kept only where the answers come closer to the original's."""
+
+    def _leave_out(self, job: Job, stage: Stage, why: str) -> bool:
+        stage.leave_out(why)
+        job.warnings.append(f"{self.name} was left out: {why}.")
+        return False
+
 
 @dataclass(frozen=True)
-class Inherit(Pass):
+class Inherit(Repair):
     """Refit every layer of the compressed network towards the original's responses, on the compressed prefix.
 
     Kept only where held-out samples say that the answers come closer to the original's.
@@ -28,11 +39,9 @@ class Inherit(Pass):
 
         calibration = calibration_of(job)
         if calibration.twin is None:
-            job.warnings.append("inherit was left out: torch has no rule for an operator of this model.")
-            return False
+            return self._leave_out(job, stage, calibration.missing)
         if len(calibration.batches) < 2:
-            job.warnings.append("inherit was left out: it takes at least two calibration samples, one to judge by.")
-            return False
+            return self._leave_out(job, stage, TOO_FEW)
         start = time.perf_counter()
         twin = TorchGraph(job.model, device=job.device)
         domain = Domain.enter(calibration, twin, job.channels, job.dead)
@@ -59,7 +68,7 @@ class Inherit(Pass):
 
 
 @dataclass(frozen=True)
-class Recalibrate(Pass):
+class Recalibrate(Repair):
     """Re-estimate every BatchNormalization's mean and variance, where held-out samples say that it helps."""
 
     def run(self, job: Job, stage: Stage) -> bool:
@@ -69,14 +78,20 @@ class Recalibrate(Pass):
         from darwinc.torch_graph import TorchGraph
 
         calibration = calibration_of(job)
-        if calibration.rung != "data" or calibration.twin is None or len(calibration.batches) < 2:
+        if calibration.twin is None:
+            stage.leave_out(calibration.missing)  # The calibration has warned that the data isn't used.
             return False
+        if calibration.rung != "data":
+            return self._leave_out(job, stage, "it takes calibration data; give --data")
+        if len(calibration.batches) < 2:
+            return self._leave_out(job, stage, TOO_FEW)
         start = time.perf_counter()
         twin = TorchGraph(job.model, device=job.device)
         judges = calibration.batches[-calibration.holdout :]
         before = divergence(calibration.twin, twin, judges)
         changed = reestimate(twin, calibration.batches[: -calibration.holdout])
         if not changed:
+            stage.leave_out("the model has no BatchNormalization with statistics of its own")
             return False
         stage.say("judging on held-out samples")
         after = divergence(calibration.twin, twin, judges)

@@ -11,8 +11,10 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from darwinc.channels import analyse
+from darwinc.axis_rules.weighted import COMPUTED, INTEGERS
+from darwinc.channels import analyse, barriers
 from darwinc.passes.excise import excise
+from darwinc.plain_words import PlainWords
 from tests.axis_cases import Case, Held, build, check, check_held
 from tests.surgery import dead_positions
 
@@ -346,6 +348,20 @@ HELD = [
         axis=1,
     ),
     Held(
+        "product_of_two_computed_sides",
+        """(float[2,7,5] x, float[5,6] w, float s, uint8 z) => (float[2,7,7] y) {
+            a = MatMul(x, w)
+            e = Sigmoid(a)
+            q = QuantizeLinear(e, s, z)
+            t = Transpose<perm: ints = [0, 2, 1]>(q)
+            c = QLinearMatMul(q, s, z, t, s, z, s, z)
+            y = DequantizeLinear(c, s, z)
+        }
+        """,
+        "two computed tensors are multiplied along this axis",
+        axis=1,
+    ),
+    Held(
         "axis_of_blocks",
         """(float[2,7,3] x, float[3,4] w, uint8[4,6] v, float[2,6] vs) => (float[2,7,6] y) {
             a = MatMul(x, w)
@@ -376,6 +392,10 @@ def test_weights_that_operators_read_as_integers_stay_whole(case: Case) -> None:
     channels = analyse(ir.from_proto(build(case)))
     weights = {place.partition(":")[0] for place in case.removed}
     assert not weights & {member.tensor for group in channels.groups for member in group.members}
+    held = barriers(channels)
+    assert COMPUTED not in {barrier.reason for barrier in held}
+    [why] = {PlainWords(channels).why(barrier.node, INTEGERS) for barrier in held if barrier.reason == INTEGERS}
+    assert why.startswith("works on quantised numbers: integer weights")
 
 
 def test_a_removed_weight_becomes_its_zero_point() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import numpy as np
 import onnx
@@ -18,6 +20,7 @@ from markdown_it import MarkdownIt
 from onnx import TensorProto, helper
 
 import darwinc
+from darwinc.commands.compress import compress
 from darwinc.console import Stage
 from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job
@@ -76,6 +79,25 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(shell: Shell) -> None:
     assert shell.files() == before
 
 
+def test_what_became_of_each_repair_is_said(shell: Shell) -> None:
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF, "--data", "data.npz", "--report", "r.json")
+    told = json.loads(Path("r.json").read_text(encoding="utf-8"))["recovery"]
+    assert [entry["name"] for entry in told] == ["inherit", "recalibrate"]
+    for entry in told:
+        [line] = [text for text in done.err.splitlines() if text.startswith(f"{entry['name']}: ") and "error" in text]
+        assert line.startswith(f"{entry['name']}: {'kept' if entry['accepted'] else 'dropped'}, the error")
+        assert line.endswith(f"from {entry['error_before']:.3g} to {entry['error_after']:.3g}")
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF)
+    assert "inherit: kept, the error against the original on made-up samples fell from" in done.err
+    assert "recalibrate" not in done.err
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "recalibrate")
+    assert "recalibrate: left out (it takes calibration data; give --data)" in done.err
+    assert "warning: recalibrate was left out: it takes calibration data" in done.err
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "none")
+    assert "no recovery: what stays keeps its values" in done.err
+    assert "recovery" not in shell("compress", "model.onnx", *HALF, "--dry-run").err
+
+
 def test_protected_layers_stay_whole(shell: Shell) -> None:
     sparsity = ("--target-sparsity", "0.2", "--bench-seconds", "0")
     assert shell("compress", "model.onnx", "-o", "out.onnx", "--protect", "w1", *sparsity).code == 0
@@ -96,6 +118,11 @@ USAGE = {
     "no size": (["compress", "model.onnx", "-o", "out.onnx", "--target-bytes", "few"], "'few' is no size"),
     "recovery": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "rest"], "no recovery 'rest'"),
     "fitness": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--fitness", "height"], "'height' is not one of"),
+    "recovery and none": (
+        ["compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "none,inherit"],
+        "none stands alone",
+    ),
+    "seed": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--seed", "-1"], "-1 is not in the range"),
     "device": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--device", "tpu"], "no device 'tpu'"),
     "itself": (["compress", "model.onnx", "-o", "model.onnx", *HALF], "is the model itself"),
     "labels": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--labels", "y.npy"], "without --data"),
@@ -123,6 +150,34 @@ def test_wrong_usage_is_2(shell: Shell, arguments: list[str], message: str) -> N
     assert message in done.err
     assert "Traceback" not in done.err
     assert shell.files() == before
+
+
+def test_the_readme_and_the_help_explain_every_option_of_compress() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    options = [parameter for parameter in compress.params if isinstance(parameter, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+    assert [option.opts[0] for option in options if not re.search(rf"`{option.opts[0]}[` ]", readme)] == []
+
+
+@pytest.mark.parametrize("case", ["recovery", "recovery and none", "device", "labels", "preprocess"])
+def test_what_no_model_could_make_right_is_refused_before_it_is_read(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.setattr("darwinc.compression.graph.load_model", lambda path: pytest.fail("the model was read"))
+    arguments, message = USAGE[case]
+    done = shell(*arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert "reading" not in done.err
+
+
+@pytest.mark.parametrize("option", ["--data", "--test"])
+def test_samples_that_are_not_there_are_3_before_any_work(shell: Shell, option: str) -> None:
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF, option, "nowhere")
+    assert done.code == 3
+    assert f"{option} nowhere doesn't exist" in done.err
+    assert "analysing" not in done.err
+    assert not Path("out.onnx").exists()
 
 
 def foreign() -> onnx.ModelProto:
@@ -186,7 +241,8 @@ def test_a_target_out_of_reach_is_4_with_the_range_and_what_holds(shell: Shell) 
     assert done.code == 4
     assert "the reachable range is 0 to 0.9" in done.err
     assert "channels are held by " in done.err
-    assert "Gemm 'Gemm_7' (reaches a graph output)" in done.err
+    assert "Gemm 'Gemm_7' (makes the graph's output, such as class scores, which keeps its shape)" in done.err
+    assert "Conv 'Conv_0' (meets the graph's input, which keeps its shape)" in done.err
     assert Path("out.onnx").read_bytes() == b"precious"
     size = shell("compress", "model.onnx", "-o", "out.onnx", "--target-bytes", "1k")
     assert size.code == 4

@@ -127,6 +127,7 @@ def test_batch_norm_tells_how_to_inherit_where_there_is_no_data(tmp_path: Path) 
 
 def test_without_batch_norm_or_data_inputs_are_made_up_and_nothing_is_inherited(tmp_path: Path) -> None:
     result, after = squeezed(tmp_path, build(PLAIN))
+    assert [entry.name for entry in result.report.passes] == ["cull", "excise"]
     assert (result.report.mode, result.report.statistics) == ("data-free", "white")
     assert recovered(result) == {}
     # What wasn't removed kept its bits.
@@ -270,19 +271,26 @@ def with_a_branch() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("make", [unknown_to_torch, with_a_branch])
+@pytest.mark.parametrize(
+    ("make", "operator"),
+    [(unknown_to_torch, "ai.onnx.ml::Scaler of node 'last'"), (with_a_branch, "If of node 'last'")],
+)
 @pytest.mark.parametrize("with_data", [False, True])
 def test_where_torch_has_no_rule_the_weights_alone_tell(
-    tmp_path: Path, make: Callable[[], onnx.ModelProto], with_data: bool
+    tmp_path: Path, make: Callable[[], onnx.ModelProto], operator: str, with_data: bool
 ) -> None:
     model = make()
     data = {"x": images(16, 3, 8, 8)} if with_data else {}
     result, after = squeezed(tmp_path, model, data=data)
     assert result.report.statistics == "weights"
-    assert "Torch has no rule" in " ".join(result.report.warnings)
+    warnings = [text for text in result.report.warnings if f"torch has no rule for the operator {operator}" in text]
+    assert [text.partition(":")[0] for text in warnings] == [
+        "Fitness is measured on the weights alone" + (" and the data is not used" if with_data else ""),
+        "inherit was left out",
+    ]
     assert recovered(result) == {}
     assert after.graph.node[-1].SerializeToString() == model.graph.node[-1].SerializeToString()
-    with pytest.raises(UsageError, match="needs gradients"):
+    with pytest.raises(UsageError, match=f"needs gradients, but torch has no rule for the operator {operator}"):
         squeezed(tmp_path, model, settings=replace(QUICK, fitness="taylor"))
 
 
@@ -369,6 +377,26 @@ def test_what_is_asked_wrongly_is_said_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(InvalidModel):
         compress(tmp_path / "missing.onnx", target=0.4, output=tmp_path / "out.onnx", settings=QUICK)
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "message"),
+    [
+        (1.5, QUICK, "The target sparsity was given as 1.5; it is between 0 and 1"),
+        (Target("bytes", 0), QUICK, "it is more than 0"),
+        (Target("weight", 0.5), QUICK, "There is no target 'weight'; choose from sparsity, macs, bytes"),
+        (0.5, replace(QUICK, fitness="height"), "There is no fitness 'height'; choose from darwin"),
+        (0.5, replace(QUICK, recover=("rest",)), "There is no recovery 'rest'; choose from none, inherit, recalibrate"),
+        (0.5, replace(QUICK, device="cuda:x"), "There is no device 'cuda:x'"),
+        (0.5, replace(QUICK, device="auto:1"), "There is no device 'auto:1'"),
+        (0.5, replace(QUICK, seed=-1), "The seed -1 is negative"),
+    ],
+)
+def test_what_is_wrong_whatever_the_model_is_told_without_it(
+    tmp_path: Path, target: Target | float, settings: Settings, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        compress(tmp_path / "nowhere.onnx", target=target, settings=settings)
 
 
 def test_a_test_split_is_measured_and_nothing_else(tmp_path: Path) -> None:

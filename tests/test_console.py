@@ -87,6 +87,13 @@ def test_a_stage_is_one_plain_line_off_a_terminal() -> None:
     assert results.getvalue() == ""
 
 
+def test_a_stage_that_is_left_out_says_why() -> None:
+    drawn, _, log = terminal()
+    with drawn.stage("calibrate") as stage:
+        stage.leave_out("no data")
+    assert log.getvalue() == "calibrate: left out (no data)\n"
+
+
 def test_a_long_stage_says_that_it_lives_and_a_failed_one_that_it_failed() -> None:
     drawn, _, log = terminal(heartbeat_seconds=0.01)
 

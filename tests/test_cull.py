@@ -55,12 +55,12 @@ def test_a_target_out_of_reach_is_refused_with_what_holds(target: str) -> None:
     amount = 100.0 if target == "bytes" else 0.999
     with pytest.raises(Unreachable, match="channels are held by") as refused:
         planned(Cull(target, amount))
-    assert "at most 90% of a layer" in str(refused.value)
+    assert "at most 90 % of a group" in str(refused.value)
 
 
 def test_a_smaller_share_reaches_less() -> None:
     planned(Cull("sparsity", 0.9))
-    with pytest.raises(Unreachable, match=r"the reachable range is 0 to 0\.691, with at most 50% of a layer"):
+    with pytest.raises(Unreachable, match=r"the reachable range is 0 to 0\.691, with at most 50 % of a group"):
         planned(Cull("sparsity", 0.9, max_share=0.5))
 
 
@@ -198,6 +198,6 @@ def test_finer_multiples_are_said() -> None:
     assert made.selection is not None
     told = {entry["node"]: entry["reason"] for entry in done.skipped}
     assert told.keys() == made.selection.finer.keys()
-    assert all("finer than 16, to meet the target" in reason for reason in told.values())
+    assert all(": multiples of 16 don't come close enough to the target" in reason for reason in told.values())
     assert done.options["align"] == 16
     assert {"darwin", "taylor", "l1", "l2", "random"} == FITNESS.keys()

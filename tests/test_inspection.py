@@ -77,7 +77,12 @@ def test_patterns_leave_what_compress_would_leave(shell: Shell) -> None:
         done = shell("compress", "model.onnx", "--target-sparsity", "0.99", "--dry-run", *options)
         assert f"{found['reachable_sparsity']:.3f}" in done.err
     assert shell("inspect", "model.onnx", "--only", "nothing").code == 2
-    assert "g0 (stays whole): 16 channels" in shell("inspect", "model.onnx", "--protect", "g0").out
+    told = shell("inspect", "model.onnx", "--protect", "g0").out
+    assert "g0 (stays whole): 16 channels" in told
+    assert "16 channels in 1 group (of 2; " in told
+    # The filters of the first Conv: one axis kept by the option, the other by the image, each alone.
+    assert "  432 parameters (14.5 %, 432 alone): Conv_0 (Conv): meets the graph's input" in told
+    assert "alone: this is all that keeps them along one of their axes" in told
 
 
 def test_off_a_terminal_every_row_is_a_line(shell: Shell) -> None:
@@ -133,7 +138,7 @@ def test_a_model_without_groups_says_why(tmp_path: Path) -> None:
     assert found.held_parameters == 16
     assert "no channel can be removed: channels are held by MatMul" in headline(found)
     assert {row.why: (row.parameters, row.parameters_alone) for row in found.held} == {
-        "makes the graph's output (such as class scores), which keeps its shape": (16, 16),
+        "makes the graph's output, such as class scores, which keeps its shape": (16, 16),
         "meets the graph's input, which keeps its shape": (16, 16),
     }
 

@@ -18,8 +18,18 @@ from markdown_it import MarkdownIt
 
 from darwinc.errors import InputError, OutputError
 from darwinc.report import build_report, file_info, load_report, to_markdown, tool_info, write_json, write_text
-from darwinc.report_page import code_text, count_text, fence_text, percent_text, plain_text, size_text
-from darwinc.report_schema import Barrier, Group, Quality, json_schema, merge_barriers, most_shrunk, points
+from darwinc.report_page import (
+    MET_WITHIN,
+    code_text,
+    count_text,
+    fence_text,
+    percent_text,
+    plain_text,
+    size_text,
+    target_text,
+)
+from darwinc.report_schema import Barrier, Group, Quality, Target, json_schema, merge_barriers, most_shrunk, points
+from darwinc.selection import SHORTFALL
 
 SCHEMA_FILE = Path(__file__).parents[1] / "darwinc" / "report.schema.json"
 
@@ -299,6 +309,27 @@ def test_the_page_says_what_an_engineer_asks() -> None:
         "Warning: one input was made up",
     ):
         assert words in page
+
+
+@pytest.mark.parametrize(
+    ("target", "achieved", "asked"),
+    [
+        (Target(kind="macs", asked=0.5, achieved=0.503), "50.3 % of the MACs removed", "50 % asked"),
+        (
+            Target(kind="sparsity", asked=0.5, achieved=0.493),
+            "49.3 % of the parameters removed",
+            "50 % asked, met to within 1 %",
+        ),
+        (Target(kind="sparsity", asked=0.5, achieved=0.48), "48 % of the parameters removed", "50 % asked"),
+        (Target(kind="sparsity", asked=0.5, achieved=0.49999), "50 % of the parameters removed", "50 % asked"),
+        (Target(kind="bytes", asked=250_000, achieved=248_123), "a file of 248.1 kB", "250.0 kB asked"),
+        (Target(kind="bytes", asked=250_000), "a file of 250.0 kB asked for", ""),
+        (Target(kind="sparsity", asked=0.5), "50 % of the parameters asked for", ""),
+    ],
+)
+def test_the_target_as_words(target: Target, achieved: str, asked: str) -> None:
+    assert target_text(build_report(smallest() | {"target": target.model_dump()})) == (achieved, asked)
+    assert MET_WITHIN == SHORTFALL
 
 
 def test_the_page_of_a_plan_invents_nothing() -> None:

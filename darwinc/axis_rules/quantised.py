@@ -124,12 +124,12 @@ def _hold_range(flow: Flow, node: ir.Node, data: Tracked) -> None:
 
 def convolution(flow: Flow, node: ir.Node) -> None:
     """QLinearConv: weight [O, I/g, *kernel] of integers, per-channel scales and zero points [O], int32 bias [O]."""
-    _convolve(flow, node, Places(0, 3, 8, None), (4, 5), scaled=True)
+    _convolve(flow, node, Places(0, 3, 8, None, quantised=True), (4, 5), scaled=True)
 
 
 def integer_convolution(flow: Flow, node: ir.Node) -> None:
     """ConvInteger: exact integers; a weight at its zero point adds nothing."""
-    _convolve(flow, node, Places(0, 1, None, None), (3,), scaled=False)
+    _convolve(flow, node, Places(0, 1, None, None, quantised=True), (3,), scaled=False)
 
 
 def _convolve(flow: Flow, node: ir.Node, places: Places, parameters: Sequence[int], *, scaled: bool) -> None:
@@ -184,7 +184,7 @@ def _multiply(
     if left is None or right is None:
         flow.barrier(node, UNKNOWN_INPUT)
         return
-    multiply(flow, node, left, right, places=places)
+    multiply(flow, node, left, right, places=places, quantised=True)
     for side, index, own in zip((left, right), (0, 1), parameters, strict=True):
         _tie_parameters(flow, node, side, own, index)
 
@@ -202,7 +202,7 @@ def gemm(flow: Flow, node: ir.Node) -> None:
     """QGemm: A' times B' plus an int32 bias; scales and zero points of B per tensor or per column."""
     for index in (0, 3, 6):
         flow.tracked(node, index, quantised=True)
-    scale_and_add(flow, node, Places(0, 3, 6, None))
+    scale_and_add(flow, node, Places(0, 3, 6, None, quantised=True))
     weight = flow.tracked(node, 3)
     if weight is not None:
         _tie_parameters(flow, node, weight, (4, 5), 3)

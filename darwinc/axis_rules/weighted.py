@@ -16,18 +16,23 @@ from darwinc.axis_rules.elementwise import broadcast
 from darwinc.axis_rules.windows import spatial_axes
 
 COMPUTED = "two computed tensors are multiplied along this axis"
+INTEGERS = "sums over this axis with integer weights, which are left as they are"
 KEEP_ZERO = frozenset({"", "Relu", "LeakyRelu", "Tanh", "Selu", "Elu"})
 """Activations of ONNX Runtime's fused operators that leave zeros zero."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where an operator takes its operands: input numbers, None for what it doesn't take."""
+    """Where an operator takes its operands: input numbers, None for what it doesn't take.
+
+    `quantised` says that the operator works on quantised numbers.
+    """
 
     data: int = 0
     weight: int = 1
     bias: int | None = 2
     residual: int | None = 3
+    quantised: bool = False
 
 
 def convolution(flow: Flow, node: ir.Node) -> None:
@@ -106,7 +111,8 @@ def _grouped(
         local = inputs
         flow.product(whole, flow.positions(len(rows) // groups), outputs.reshape(groups, -1), node)
     flow.product(whole, local, channels.reshape(groups, -1), node)
-    _read(flow, node, data, weight, Reader(node, places.data, 1, places.weight, int(not transposed), groups, channels))
+    reader = Reader(node, places.data, 1, places.weight, int(not transposed), groups, channels)
+    _read(flow, node, data, weight, reader, quantised=places.quantised)
     return outputs
 
 
@@ -130,17 +136,23 @@ def _contract(
     if channels is None:
         raise ValueError("a convolution over an axis of unknown size")
     flow.tie(channels, inputs, node)
-    _read(flow, node, data, weight, Reader(node, places.data, 1, places.weight, axis, 1, channels))
+    reader = Reader(node, places.data, 1, places.weight, axis, 1, channels)
+    _read(flow, node, data, weight, reader, quantised=places.quantised)
 
 
-def _read(flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, reader: Reader) -> None:
+def _read(flow: Flow, node: ir.Node, data: Tracked, weight: Tracked, reader: Reader, *, quantised: bool) -> None:
     axis = reader.weight_axis
     if weight.constant and weight.is_silent(axis):
         flow.readers.append(reader)
     elif weight.is_silent(axis) or data.is_silent(1):
         flow.contractions.append(Contraction(node, (reader.data, 1), (reader.weight, axis), reader.ids))
     else:
-        flow.block(reader.ids, node, COMPUTED)
+        flow.block(reader.ids, node, _why_whole(data, weight, quantised=quantised))
+
+
+def _why_whole(left: Tracked, right: Tracked, *, quantised: bool) -> str:
+    """Why an axis that is summed over stays: neither side is zero where positions were removed."""
+    return INTEGERS if quantised and (left.constant or right.constant) else COMPUTED
 
 
 @dataclass(frozen=True)
@@ -175,7 +187,8 @@ def scale_and_add(flow: Flow, node: ir.Node, places: Places) -> None:
         return
     across, down = graph.integer(node, "transA", 0), graph.integer(node, "transB", 0)
     rows, columns = left.axes[across], right.axes[1 - down]
-    meet(flow, node, Operand(places.data, left, 1 - across), Operand(places.weight, right, down))
+    sides = Operand(places.data, left, 1 - across), Operand(places.weight, right, down)
+    meet(flow, node, *sides, quantised=places.quantised)
     bias = _optional(flow, node, places.bias)
     silent = [left.is_silent(across), right.is_silent(1 - down)]
     if bias is not None:
@@ -229,12 +242,13 @@ def multiply(
     right: Tracked,
     turned: tuple[bool, bool] = (False, False),
     places: tuple[int, int] = (0, 1),
+    quantised: bool = False,
 ) -> None:
     """Put the product of two stacks of matrices, each `turned` or not, which are inputs `places`."""
     rows, summed = _matrix_axes(len(left.axes), turned=turned[0], left=True)
     columns, down = _matrix_axes(len(right.axes), turned=turned[1], left=False)
     a, b = left.axes, right.axes
-    meet(flow, node, Operand(places[0], left, summed), Operand(places[1], right, down))
+    meet(flow, node, Operand(places[0], left, summed), Operand(places[1], right, down), quantised=quantised)
     batch = broadcast(flow, node, [a[:-2], b[:-2]])
     result = [*batch]
     silent = [
@@ -274,11 +288,12 @@ def _multiply(flow: Flow, node: ir.Node, result: Sequence[Axis], summed: tuple[A
     flow.multiply(node, (*result, inner), math.prod(unknown))
 
 
-def meet(flow: Flow, node: ir.Node, left: Operand, right: Operand) -> None:
+def meet(flow: Flow, node: ir.Node, left: Operand, right: Operand, *, quantised: bool = False) -> None:
     """The axes that a matrix product sums over: exact when one side is zero where positions were removed."""
     flow.tie(left.inner, right.inner, node)
     if not (left.is_silent or right.is_silent):
-        flow.block_all((left.inner, right.inner), node, COMPUTED)
+        why = _why_whole(left.tracked, right.tracked, quantised=quantised)
+        flow.block_all((left.inner, right.inner), node, why)
         return
     data, weight = (left, right) if right.tracked.constant else (right, left)
     if data.inner is None or data.tracked.constant or is_fixed(data.inner):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @data_options
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--bench-seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @output_file("--markdown", text="The verdict as Markdown.")
 @terminal_options
 def check(

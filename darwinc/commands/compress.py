@@ -76,7 +76,9 @@ FITNESS = ("darwin", "taylor", "l1", "l2", "random")
     help="Nodes, tensors or groups that alone may lose channels (repeatable).",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For everything that is drawn at random."
+)
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -197,6 +199,7 @@ def _bytes(text: str) -> float:
 def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     """The outcome on the terminal."""
     from darwinc.console import GroupRow, groups_table, summary_table
+    from darwinc.report_page import recovery_lines, target_text
 
     remarks = {
         entry.group: f"multiple of {entry.multiple}: {entry.why}"
@@ -216,6 +219,10 @@ def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     terminal.show(groups_table(rows), summary_table(report))
     for warning in report.warnings if not terminal.quiet else ():
         terminal.warn(warning)
+    achieved, asked = target_text(report)
+    terminal.note(f"target: {achieved}" + (f" ({asked})" if asked else ""))
+    for line in () if dry_run else recovery_lines(report):
+        terminal.note(line)
     if report.verify is not None:
         terminal.note(
             f"proven: answers like the original with the removed channels zeroed, to "

@@ -20,7 +20,7 @@ from darwinc.commands.options import output_file, terminal_options
     metavar="FOLDER",
     help="Keep the models and the data here.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @output_file("--report", text="report.json of the compression.")
 @terminal_options
 def demo(output: Path | None, seed: int, report: Path | None, quiet: bool, verbose: bool) -> None:

@@ -15,7 +15,7 @@ from darwinc.errors import UsageError
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="MODEL.onnx")
 @click.option("--shape", metavar="1,3,224,224", help="Shape of the example input, batch included.")
 @click.option("--opset", type=click.IntRange(7), help="Opset to export; the exporter's own by default.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For random weights.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For random weights.")
 @terminal_options
 def import_(
     source: str, output: Path, shape: str | None, opset: int | None, seed: int, quiet: bool, verbose: bool

@@ -20,7 +20,7 @@ from darwinc.errors import UsageError
 @click.option("--warmups", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--optimization", type=click.Choice(["all", "basic", "disabled"]), default="all", show_default=True)
 @click.option("--provider", default="CPUExecutionProvider", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @output_file("--json", "json_file", text="The figures, by the schema darwinc.bench/1.")
 @terminal_options
 def bench(

@@ -134,13 +134,12 @@ class Call:
 
     def data_type(self, name: str, default: ir.DataType) -> torch.dtype:
         """An attribute that names an ONNX type, as the torch type it is computed in."""
-        return torch_type(self.integer(name, int(default)), f"The result of node {self.step.name!r}")
+        return torch_type(self.integer(name, int(default)), f"the result of node {self.step.name!r}")
 
     def unsupported(self, what: str) -> UnsupportedOperator:
         """The error for a variant of the operator that has no rule."""
         return UnsupportedOperator(
-            f"{self.step.op_type} node {self.step.name!r} has {what}, which the torch twin can't evaluate; "
-            "compress without data, which needs no twin."
+            f"torch has no rule for {self.step.op_type} with {what}, as node {self.step.name!r} has it"
         )
 
 

@@ -71,15 +71,14 @@ def torch_type(data_type: ir.DataType | int, where: str) -> torch.dtype:
     data_type = ir.DataType(data_type)
     if data_type not in TORCH_TYPES:
         raise UnsupportedOperator(
-            f"{where} is of type {data_type.name}, but the torch twin computes only floats, integers and booleans; "
-            "compress without data, which needs no twin."
+            f"torch computes only floats, integers and booleans, and {where} is of type {data_type.name}"
         )
     return TORCH_TYPES[data_type]
 
 
 def input_type(value: ir.Value) -> torch.dtype:
     """The torch type that a graph input is computed in."""
-    return torch.float32 if value.dtype is None else torch_type(value.dtype, f"The input {value.name!r}")
+    return torch.float32 if value.dtype is None else torch_type(value.dtype, f"the input {value.name!r}")
 
 
 def output_type(value: ir.Value) -> torch.dtype | None:
@@ -137,14 +136,13 @@ def attributes(node: ir.Node, name: str) -> dict[str, Attribute]:
     for key, attribute in node.attributes.items():
         kind = attribute.type
         if kind == ir.AttributeType.TENSOR:
-            found[key] = to_torch(attribute.as_tensor(), f"The attribute {key!r} of node {name!r}")
+            found[key] = to_torch(attribute.as_tensor(), f"the attribute {key!r} of node {name!r}")
         elif kind in (ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS):
             found[key] = tuple(attribute.value)
         elif kind in (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING):
             found[key] = attribute.value
         else:
             raise UnsupportedOperator(
-                f"The attribute {key!r} of {node.op_type} node {name!r} is a {kind.name}, which the torch twin can't "
-                "evaluate; compress without data, which needs no twin."
+                f"torch has no rule for {node.op_type} with a {kind.name} as its {key!r}, as node {name!r} has it"
             )
     return found

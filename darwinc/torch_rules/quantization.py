@@ -71,7 +71,7 @@ def result_type(call: Call, *positions: int) -> ir.DataType:
 
 def whole(x: torch.Tensor, dtype: ir.DataType) -> torch.Tensor:
     """Whole floats as integers, unless a gradient has to pass."""
-    return x if x.requires_grad else x.to(torch_type(dtype, "A quantized value"))
+    return x if x.requires_grad else x.to(torch_type(dtype, "a quantized value"))
 
 
 def dynamic_quantize(call: Call) -> Result:

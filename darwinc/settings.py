@@ -1,0 +1,110 @@
+"""What a run is asked to do, and what is wrong with that whatever the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from darwinc.errors import UsageError
+from darwinc.passes.cull import FITNESS, TARGETS
+from darwinc.passes.inherit import Inherit, Recalibrate
+from darwinc.pipeline import Pass
+from darwinc.preprocess import parse
+
+RECOVERIES: dict[str, type[Pass]] = {"inherit": Inherit, "recalibrate": Recalibrate}
+WEIGHTS_TELL = ("l1", "l2", "random")
+"""The fitness criteria that need no measurements."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked: `sparsity` or `macs` (fractions removed), or `bytes` (the file's size at most)."""
+
+    kind: str
+    amount: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything about a run but the model and the target; the defaults are the command line's.
+
+    Attributes:
+        data: calibration data (`darwinc.data.open_data`), or None for data-free mode.
+        labels, preprocess: where the data needs them.
+        test: labelled samples on which quality is measured and nothing else is done.
+        fitness, align, max_share, protect, only: see `passes.cull.Cull`.
+        recover: `none`, `inherit`, `recalibrate`, in order; None chooses.
+        device: auto, cpu or cuda[:N].
+        bench_seconds: how long latency is measured; 0 leaves it out.
+    """
+
+    data: str | None = None
+    labels: str | None = None
+    preprocess: str | None = None
+    test: str | None = None
+    fitness: str = "darwin"
+    align: int = 0
+    max_share: float = 0.9
+    protect: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    recover: tuple[str, ...] | None = None
+    device: str = "auto"
+    seed: int = 0
+    bench_seconds: float = 5.0
+    threads: int = 1
+    dry_run: bool = False
+
+
+def judge(settings: Settings, target: Target) -> None:
+    """Refuse what is wrong whatever the model is, before it is read.
+
+    Raises:
+        UsageError: a value that doesn't exist, or that doesn't go with another one.
+    """
+    _known("target", target.kind, TARGETS)
+    if target.amount <= 0 or (target.kind != "bytes" and target.amount >= 1):
+        range_ = "more than 0" if target.kind == "bytes" else "between 0 and 1"
+        raise UsageError(f"The target {target.kind} was given as {target.amount:g}; it is {range_}.")
+    _known("fitness", settings.fitness, FITNESS)
+    recover = settings.recover or ()
+    for name in recover:
+        _known("recovery", name, ("none", *RECOVERIES))
+    if "none" in recover and len(recover) > 1:
+        raise UsageError("--recover none stands alone: it means that the weights stay as they are.")
+    if settings.labels is not None and settings.data is None:
+        raise UsageError("--labels were given without --data; name the data that they belong to.")
+    if settings.preprocess:
+        parse(settings.preprocess)
+    if settings.seed < 0:
+        raise UsageError(f"The seed {settings.seed} is negative; give 0 or more.")
+    if settings.device not in ("auto", "cpu"):
+        device_of(settings.device)
+
+
+def _known(what: str, name: str, names: Iterable[str]) -> None:
+    if name not in names:
+        raise UsageError(f"There is no {what} {name!r}; choose from {', '.join(names)}.")
+
+
+def works_without_torch(settings: Settings) -> bool:
+    """Is nothing measured or refitted, so that torch, which takes seconds to import, isn't needed?"""
+    return settings.device in ("auto", "cpu") and settings.fitness in WEIGHTS_TELL and settings.recover == ("none",)
+
+
+def device_of(asked: str) -> str:
+    """The device that --device names, for torch.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    kind, _, number = asked.partition(":")
+    if asked != "auto" and (kind not in ("cpu", "cuda") or (number and not number.isdigit())):
+        raise UsageError(f"There is no device {asked!r}; choose auto, cpu, cuda or cuda:N.")
+    # torch takes seconds to import, which nobody should wait for who misspelt a device.
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {asked} was asked for, but torch finds no such CUDA GPU here; use --device cpu.")
+    return asked
