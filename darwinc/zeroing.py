@@ -104,13 +104,12 @@ def zero_of(node: ir.Node, index: int, shape: tuple[int, ...]) -> npt.NDArray[An
         return stored.reshape(())
     if stored.ndim > 1:
         return _unblocked(node, stored, shape)
-    axis = zero_point_axis(node, index, len(shape))
+    axis = zero_point_axis(node, len(shape))
     return stored.reshape([-1 if place == axis else 1 for place in range(len(shape))])
 
 
-def zero_point_axis(node: ir.Node, index: int, rank: int) -> int:
-    """The axis of a quantised tensor along which its scales and zero points [C] lie."""
-    del index
+def zero_point_axis(node: ir.Node, rank: int) -> int:
+    """The axis of a tensor along which the scales and zero points [C] of Quantize- or DequantizeLinear lie."""
     return graph.integer(node, "axis", 1) % max(rank, 1)
 
 

@@ -121,6 +121,26 @@ CASES = [
         given=SCALES,
     ),
     Case(
+        "integers_then_floats",
+        """(float[2,3,4,4] x, uint8[6,3,1,1] w, float[6] ws, uint8[6] wz, int32[6] b, float[4,6,1,1] v, float s,
+            uint8 z, float o, uint8 oz) => (float[2,4,4,4] y) {
+            q = QuantizeLinear(x, s, z)
+            a = QLinearConv(q, s, z, w, ws, wz, o, oz, b)
+            d = DequantizeLinear(a, o, oz)
+            y = Conv(d, v)
+        }
+        """,
+        {"w": [1, 4]},
+        {
+            "w": "uint8[4, 3, 1, 1]",
+            "ws": "float32[4]",
+            "wz": "uint8[4]",
+            "b": "[5, 7, 8, 10]",
+            "v": "float32[4, 4, 1, 1]",
+        },
+        given={**SCALES, **PER_CHANNEL, "w": codes(6, 3, 1, 1), "b": np.arange(5, 11)},
+    ),
+    Case(
         "blocks",
         """(float[2,7,4] x, uint8[4,6] w, float[2,6] ws, uint8[2,6] wz, float[6,3] v) => (float[2,7,3] y) {
             d = DequantizeLinear<axis: int = 0, block_size: int = 2>(w, ws, wz)

@@ -74,7 +74,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(shell: Shell) -> None:
     before = shell.files()
     done = shell("compress", "model.onnx", "--dry-run", *HALF)
     assert done.code == 0
-    assert "This was the plan; nothing was written." in done.err
+    assert "This was the plan; no model was written." in done.err
     assert "w1" in done.out
     assert shell.files() == before
 

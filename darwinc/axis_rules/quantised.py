@@ -24,7 +24,7 @@ def dequantise(flow: Flow, node: ir.Node) -> None:
     if data is None:
         flow.barrier(node, UNKNOWN_INPUT)
         return
-    _tie_parameters(flow, node, data, (1, 2))
+    _tie_parameters(flow, node, data, (1, 2), zero_point_axis(node, len(data.axes)))
     source = _quantiser(node)
     original = flow.values.get(str(source.inputs[0].name)) if source is not None and source.inputs[0] else None
     if graph.constant_source(node.inputs[0]) is not None or _zero_is_zero(node, 2):
@@ -42,7 +42,7 @@ def quantise(flow: Flow, node: ir.Node) -> None:
     if data is None:
         flow.barrier(node, UNKNOWN_INPUT)
         return
-    _tie_parameters(flow, node, data, (1, 2))
+    _tie_parameters(flow, node, data, (1, 2), zero_point_axis(node, len(data.axes)))
     flow.put(node, data.axes, silent=data.all_silent() if _zero_is_zero(node, 2) else ())
 
 
@@ -84,9 +84,9 @@ def _zero_is_zero(node: ir.Node, index: int) -> bool:
     return tensor is not None and not tensor.numpy().any()
 
 
-def _tie_parameters(flow: Flow, node: ir.Node, data: Tracked, places: Sequence[int], index: int = 0) -> None:
-    """Scales and zero points: one for all, one per position of an axis, or one per block along it."""
-    axis, in_blocks = zero_point_axis(node, index, len(data.axes)), graph.integer(node, "block_size", 0) > 0
+def _tie_parameters(flow: Flow, node: ir.Node, data: Tracked, places: Sequence[int], axis: int) -> None:
+    """Scales and zero points: one for all, one per position of an axis of the data, or one per block along it."""
+    in_blocks = graph.integer(node, "block_size", 0) > 0
     for place in places:
         parameter = flow.tracked(node, place, quantised=True)
         if parameter is None or all(ids is not None and len(ids) == 1 for ids in parameter.axes):
@@ -138,7 +138,7 @@ def _convolve(flow: Flow, node: ir.Node, places: Places, parameters: Sequence[in
     weight = flow.tracked(node, places.weight)
     convolve(flow, node, places)
     if weight is not None:
-        _tie_parameters(flow, node, weight, parameters, places.weight)
+        _tie_parameters(flow, node, weight, parameters, 0)
     if scaled:
         _speak_of_no_silence(flow, node, 7)
 
@@ -185,8 +185,8 @@ def _multiply(
         flow.barrier(node, UNKNOWN_INPUT)
         return
     multiply(flow, node, left, right, places=places, quantised=True)
-    for side, index, own in zip((left, right), (0, 1), parameters, strict=True):
-        _tie_parameters(flow, node, side, own, index)
+    for side, own, outer in zip((left, right), parameters, (-2, -1), strict=True):
+        _tie_parameters(flow, node, side, own, max(outer, -len(side.axes)))
 
 
 def _add_bias(flow: Flow, node: ir.Node, index: int) -> None:
@@ -205,7 +205,7 @@ def gemm(flow: Flow, node: ir.Node) -> None:
     scale_and_add(flow, node, Places(0, 3, 6, None, quantised=True))
     weight = flow.tracked(node, 3)
     if weight is not None:
-        _tie_parameters(flow, node, weight, (4, 5), 3)
+        _tie_parameters(flow, node, weight, (4, 5), 1 - graph.integer(node, "transB", 0))
     flow.put(node, flow.values[str(node.outputs[0].name)].axes)
 
 

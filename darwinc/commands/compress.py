@@ -93,7 +93,7 @@ FITNESS = ("darwin", "taylor", "l1", "l2", "random")
     show_default=True,
     help="How long latency is measured; 0 leaves it out.",
 )
-@click.option("--dry-run", is_flag=True, help="Show the plan; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan; write no model.")
 @output_file("--report", text="report.json, by the schema darwinc.report/1.")
 @output_file("--markdown", text="The report as Markdown.")
 @terminal_options
@@ -229,7 +229,7 @@ def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
             f"{report.verify.max_rel_error:.1e} of the output's scale"
         )
     if dry_run:
-        terminal.note("This was the plan; nothing was written.")
+        terminal.note("This was the plan; no model was written.")
     elif report.output is not None:
         terminal.note(f"wrote {report.output.path}")
 

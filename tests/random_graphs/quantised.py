@@ -52,7 +52,7 @@ def rounded(b: Builder, x: str) -> str | None:
 
 
 def whole(b: Builder, x: str) -> str | None:
-    """Products of small integers: MatMulInteger on channels at the end, or QLinearConv."""
+    """Products of small integers: MatMulInteger on channels at the end, or QLinearConv, per channel or not."""
     if b.opset < 10:
         return None
     rank, width = len(b.shapes[x]), b.number(2, WIDEST // 2)
@@ -63,7 +63,13 @@ def whole(b: Builder, x: str) -> str | None:
     filters = b.random.integers(-50, 51, (width, depth)).astype(np.int8)
     if rank == 4:
         shape = (b.shapes[x][0], width, *b.shapes[x][2:])
-        stored = [b.constant(filters.reshape(width, depth, 1, 1)), step, b.constant(np.asarray(0, np.int8))]
+        per_channel = b.coin()
+        steps = np.asarray(b.random.uniform(0.5, 1.5, width) * SCALE, np.float32)
+        stored = [
+            b.constant(filters.reshape(width, depth, 1, 1)),
+            b.constant(steps) if per_channel else step,
+            b.constant(np.zeros(width if per_channel else (), np.int8)),
+        ]
         made = b.add(
             "QLinearConv", [small, step, middle, *stored, b.constant(np.asarray(0.3, np.float32)), middle], shape
         )
