@@ -1,6 +1,6 @@
 """What it is worth that every head gives up dimensions of its own: the table in docs/figures.md.
 
-    MODELS=... DATA=... python -m tests.benchmarks.own_order [0.3 0.5]
+    MODELS=... DATA=... python -m tests.benchmarks.own_order [0.5 0.7]
 
 The vision transformer `vnn23_vit_ibp_3_3_8` on CIFAR-10 loses a share of the dimensions of its heads, and nothing else:
 once the same dimension of every head goes, once every head gives up one of its own. Calibration: 1,024 random training
@@ -51,7 +51,7 @@ def answers(path: Path, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float
 
 
 def main() -> None:
-    amounts = [float(word) for word in sys.argv[1:]] or [0.3, 0.5]
+    amounts = [float(word) for word in sys.argv[1:]] or [0.5, 0.7]
     model = Path(os.environ["MODELS"]) / f"{NAME}.onnx"
     images, labels = read(Path(os.environ["DATA"]) / "cifar10")
     judged, truth = prepared(images[45000:]), labels[45000:]
