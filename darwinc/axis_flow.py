@@ -297,6 +297,7 @@ class Flow:
 
     def multiply(self, node: ir.Node, axes: Sequence[Axis], factor: int = 1) -> None:
         """Note the MACs of a node: `factor` times the living positions of every axis."""
+        self.puzzled = self.puzzled or any(axis is None for axis in axes)
         self.work.append((node, tuple(axis for axis in axes if axis is not None), factor))
 
     def extent(self, axes: Sequence[Axis]) -> int:

@@ -7,6 +7,7 @@ a unit then stands for the least fit position of each block, the next for the se
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -95,6 +96,8 @@ class _Search:
         self._found: dict[int, Blocks] = {}
         self._rows: dict[int, int] = {}
         """The group of blocks of each group of positions."""
+        self._candidates: dict[int, set[int]] = defaultdict(set)
+        """The other way round."""
         self._seen: dict[int, Mapping[int, int]] = {}
 
     def run(self) -> list[Blocks]:
@@ -145,6 +148,7 @@ class _Search:
             if len(rows) == len(groups[blocks[0]]) and pairs == len(rows) * len(units):
                 self._found[number] = Blocks(units, rows, own, row, column)
                 self._rows[number] = int(blocks[0])
+                self._candidates[int(blocks[0])].add(number)
 
     # What sees positions ---------------------------------------------------------------------------------------------
 
@@ -169,7 +173,7 @@ class _Search:
             present = self._positions(tracked.axes)
             if present:
                 carried[name] = present
-            self._barred |= {group for group in self._found if self._is_doubled(group, tracked.axes)}
+            self._bar_doubled(tracked.axes)
             self._barred |= {group for group in present if not self._is_by_block(group, tracked.axes)}
         summed: dict[ir.Node, set[int]] = {}
         read = [(reader.node, reader.ids) for reader in self._flow.readers]
@@ -183,9 +187,11 @@ class _Search:
                 if mixes or not (node.op_type in SIZES or self._stays_by_block(group, node)):
                     self._barred.add(group)
 
-    def _is_doubled(self, group: int, axes: Sequence[Axis]) -> bool:
-        """Do blocks meet each other: are they on two axes?"""
-        return sum(self._rows[group] in self._units_on(axis) for axis in axes) > 1
+    def _bar_doubled(self, axes: Sequence[Axis]) -> None:
+        """Where blocks are on two axes they meet each other, position by position."""
+        counts = Counter(group for axis in axes for group in self._units_on(axis))
+        for rows in (group for group, count in counts.items() if count > 1):
+            self._barred |= self._candidates.get(rows, set())
 
     def _is_by_block(self, group: int, axes: Sequence[Axis]) -> bool:
         """Are all blocks on an axis of their own?"""

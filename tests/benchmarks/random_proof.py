@@ -31,7 +31,8 @@ def main() -> int:
             prove(proto, number)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a graph is the finding
             failed += 1
-            print(f"graph {number}: {type(error).__name__}: {str(error).splitlines()[0][:200]}", flush=True)
+            said = (str(error).splitlines() or ["a claim doesn't hold"])[0]
+            print(f"graph {number}: {type(error).__name__}: {said[:200]}", flush=True)
         if done % 1000 == 0 or done == asked.count:
             print(f"{done} graphs, {failed} failed, {time.perf_counter() - start:.0f} s", flush=True)
     return int(failed > 0)
