@@ -40,6 +40,20 @@ CASES = [
         {"w": "float32[3, 4]", "w2": "float32[3, 4]"},
     ),
     Case(
+        "scatter_on_listed_positions",
+        """(float[2,4,3] x, float[3,6] w, float[6] b, float[6,5] v) => (float[2,4,5] y)
+            <int64[3,1] i = {1, 4, 5}, float[1] k = {0}, int64[1] n = {3}> {
+            e = Expand(k, n)
+            s = ScatterND(b, i, e)
+            a = MatMul(x, w)
+            c = Add(a, s)
+            y = MatMul(c, v)
+        }
+        """,
+        {"w:1": [0, 4]},
+        {"w": "float32[3, 4]", "b": "float32[4]", "v": "float32[4, 5]", "i": "[[0], [3]]", "n": "[2]"},
+    ),
+    Case(
         "scatter_elements",
         """(float[2,3,5] x, float[6,3,1] w, float[6,3,1] w2, float[4,6,1] v, int64[2,6,5] xi) => (float[2,4,5] y) {
             a = Conv(x, w)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from darwinc import graph
 from darwinc.axis_flow import UNKNOWN_INPUT, Flow
-from darwinc.axis_record import Axis, fixed, fixed_like
+from darwinc.axis_record import Axis, Picks, fixed, fixed_like, is_fixed
 from darwinc.axis_rules.weighted import Places, convolve
 
 INDEXED = "picks positions by index"
@@ -32,19 +32,30 @@ def gather_nd(flow: Flow, node: ir.Node) -> None:
 
 
 def scatter_nd(flow: Flow, node: ir.Node) -> None:
-    """ScatterND: the axes that an index names must stay, those behind them pass."""
+    """ScatterND: the axes that an index names must stay, those behind them pass.
+
+    A stored list of positions of the first axis loses the removed ones, and so do the updates.
+    """
     data, indices, updates = (flow.tracked(node, index) for index in range(3))
     if data is None or indices is None or updates is None or indices.axes[-1] is None:
         flow.barrier(node, UNKNOWN_INPUT)
         return
     named, leading = len(indices.axes[-1]), len(indices.axes) - 1
-    flow.block_all((*data.axes[:named], indices.axes[-1]), node, INDEXED)
-    for one, two in zip(indices.axes[:-1], updates.axes[:leading], strict=True):
-        flow.tie(one, two, node)
+    first, listed = data.axes[0], graph.constant_tensor(node.inputs[1])
+    silent = [False] * named
+    if named == leading == 1 and first is not None and not is_fixed(first) and listed is not None:
+        chosen = listed.numpy().astype(np.int64).ravel() % len(first)
+        flow.picks.append(Picks(node, 1, chosen, first))
+        flow.tie(first[chosen], updates.axes[0], node)
+        silent = [data.is_silent(0) and updates.is_silent(0)]
+    else:
+        flow.block_all((*data.axes[:named], indices.axes[-1]), node, INDEXED)
+        for one, two in zip(indices.axes[:-1], updates.axes[:leading], strict=True):
+            flow.tie(one, two, node)
     for one, two in zip(data.axes[named:], updates.axes[leading:], strict=True):
         flow.tie(one, two, node)
     pairs = zip(data.all_silent()[named:], updates.all_silent()[leading:], strict=True)
-    flow.put(node, data.axes, silent=(*[False] * named, *(one and two for one, two in pairs)))
+    flow.put(node, data.axes, silent=(*silent, *(one and two for one, two in pairs)))
 
 
 def scatter_elements(flow: Flow, node: ir.Node) -> None:

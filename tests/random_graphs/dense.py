@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tests.random_graphs import normalisation, pointwise, quantised, verbs
 from tests.random_graphs.builder import MICROSOFT, WIDEST, Builder
 
@@ -16,7 +18,19 @@ def linear(b: Builder, x: str, width: int) -> str:
     if b.coin():
         return product
     bias = b.weight(b.choose(((width,), (1, 1, width), (1,)) if len(shape) > 2 else ((width,), (1, width), (1,))), 1)
+    if b.shapes[bias] == (width,) and b.opset >= 11 and b.rarely():
+        bias = _overwritten(b, bias)
     return b.add("Add", [product, bias] if b.coin() else [bias, product], (*shape[:-1], width))
+
+
+def _overwritten(b: Builder, vector: str) -> str:
+    """Some positions set to one number, as Swin v2 silences the bias of its keys."""
+    width = b.shapes[vector][0]
+    count = b.number(1, width)
+    listed = b.constant(b.random.permutation(width)[:count].astype(np.int64).reshape(count, 1))
+    value = b.constant(np.asarray([0.0 if b.coin() else 0.5], np.float32))
+    updates = b.add("Expand", [value, b.integers([count])], (count,))
+    return b.add("ScatterND", [vector, listed, updates], (width,))
 
 
 def _matmul(b: Builder, x: str, width: int) -> str:
