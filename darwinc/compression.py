@@ -129,8 +129,9 @@ def compress(
         with _timed(run, "write"):
             graph.save_model(job.model, destination)
         values["output"] = file_info(destination)
-        values["before"]["bytes"], values["after"]["bytes"] = values["input"]["bytes"], values["output"]["bytes"]
         values |= _measured(run, job, destination, released=bool(released))
+    values["before"]["bytes"] = values["input"]["bytes"]
+    values["after"]["bytes"] = values["output"]["bytes"] if destination is not None else graph.file_bytes(job.model)
     settle_target(values)
     if destination is not None and job.samples is None and settings.test is None:
         job.warnings.append(

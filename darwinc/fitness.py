@@ -251,14 +251,14 @@ class StaticScore:
     """A fixed score per unit, divided by the mean over its group, so that groups can be compared."""
 
     def __init__(self, scores: Mapping[int, float], groups: Sequence[Indices]) -> None:
-        self._scores: dict[int, float] = {}
+        self._scores = np.zeros(1 + max((int(group.max()) for group in groups), default=0))
         for group in groups:
-            mean = float(np.mean([scores.get(int(unit), 0.0) for unit in group])) or 1.0
-            self._scores.update({int(unit): scores.get(int(unit), 0.0) / mean for unit in group})
+            found = np.array([scores.get(unit, 0.0) for unit in group.tolist()])
+            self._scores[group] = found / (float(found.mean()) or 1.0)
 
     def losses(self, units: Indices) -> Vector:
         """The score of each unit [U]."""
-        return np.array([self._scores[int(unit)] for unit in units])
+        return self._scores[units]
 
     def weakest(self, units: Indices, count: int) -> tuple[Indices, float]:
         """The lowest scores."""
