@@ -1,19 +1,22 @@
-"""Every model of torchvision, exported both ways, cut by half of what can go, and checked: a table in docs/figures.md.
+"""Every model of a zoo, exported both ways, cut by half of what can go, and checked: tables in docs/figures.md.
 
     ORACLE=... python -m tests.benchmarks.coverage --keep FOLDER [--exporter ts17] [--only 'resnet*']
+    ORACLE=... python -m tests.benchmarks.coverage --keep FOLDER --zoo timm
     python -m tests.benchmarks.coverage --keep FOLDER --export-only
     python -m tests.benchmarks.coverage --keep FOLDER --against torch-pruning --side 224
 
-`ts17` and `ts13` are PyTorch's TorchScript exporter at opsets 17 and 13, `dynamo` is its new one at its default opset.
-`--keep` names the folder for exported files and answers: rows go to `coverage.jsonl` there as they are made, one that
-is there is not made again without `--again`, and the table goes to `coverage.md`. `$ORACLE` may name an independent
-checker: a Python file that is called with `MODEL.onnx OUT.onnx report.json` and exits with 0 where OUT is right. The
-exit code is 1 where a model was exported and yet there is no good answer.
+The zoo is torchvision; timm and transformers have to be installed. `ts17` and `ts13` are PyTorch's TorchScript exporter
+at opsets 17 and 13, `dynamo` is its new one at its default opset. `--keep` names the folder for exported files and
+answers, one for each zoo: rows go to `coverage.jsonl` there as they are made, one that is there is not made again
+without `--again`, and the table goes to `coverage.md`. `$ORACLE` may name an independent checker: a Python file that is
+called with `MODEL.onnx OUT.onnx report.json` and exits with 0 where OUT is right. The exit code is 1 where a model was
+exported and yet there is no good answer.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -27,17 +30,16 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks.forked import OVERTIME, Missed, shortened
-from tests.benchmarks.torchvision_zoo import (
+from tests.benchmarks.exports import (
     EXPORTERS,
     NOT_EXPORTED,
     Exporter,
     Network,
-    chosen,
     discard_if_large,
     obtain,
     stored_bytes,
 )
+from tests.benchmarks.forked import OVERTIME, Missed, shortened
 
 COMMAND_SECONDS, ORACLE_SECONDS = 1800, 1800
 REWRITE = ("analyse", "cull", "excise")
@@ -234,9 +236,12 @@ def cover_all(jobs: list[tuple[Network, Exporter]], keep: Path, *, again: bool) 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--keep", type=Path, required=True, help="folder for exported files and answers")
+    parser.add_argument("--zoo", choices=["torchvision", "timm", "transformers"], default="torchvision")
     parser.add_argument("--exporter", action="append", choices=list(EXPORTERS), help="repeat for more; ts17 and dynamo")
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="repeat for more; all models")
-    parser.add_argument("--side", type=int, help="of square images, instead of the smallest that the model allows")
+    parser.add_argument(
+        "--side", type=int, help="of square images, instead of the smallest that a model of torchvision allows"
+    )
     parser.add_argument("--again", action="store_true", help="measure rows that are there again")
     parser.add_argument("--rounds", type=int, default=3, help="how often each tool runs in a comparison")
     mode = parser.add_mutually_exclusive_group()
@@ -251,9 +256,10 @@ def main() -> int:
     torch.set_num_threads(1)
     arguments.keep.mkdir(parents=True, exist_ok=True)
     names = arguments.exporter or ["ts17", "dynamo"]
-    networks = chosen(arguments.only)
+    zoo = importlib.import_module(f"tests.benchmarks.{arguments.zoo}_zoo")
+    networks: list[Network] = zoo.chosen(arguments.only)
     if arguments.side is not None:
-        networks = [network.at_side(arguments.side) for network in networks]
+        networks = [zoo.at_side(network, arguments.side) for network in networks]
     jobs = [(network, EXPORTERS[name]) for network in networks for name in names]
     if arguments.export_only:
         return export_all(jobs, arguments.keep)

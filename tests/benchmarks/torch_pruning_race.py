@@ -24,8 +24,8 @@ from torchvision.models import VisionTransformer
 from darwinc import Settings, Target, compress
 from darwinc.inspection import inspect_model
 from darwinc.models.exporting import leaves
+from tests.benchmarks.exports import Exporter, Network, discard_if_large, obtain, write
 from tests.benchmarks.forked import OVERTIME, Missed, in_child
-from tests.benchmarks.torchvision_zoo import Exporter, Network, build, discard_if_large, obtain, write
 
 LIMIT = 300.0
 UNCOUNTED = ("prove",)
@@ -123,7 +123,7 @@ def time_ours(model: Path, share: float) -> tuple[float, float, dict[str, float]
 def time_theirs(network: Network, exporter: Exporter) -> float:
     """Seconds for the dependency graph, pruning and export."""
     pruning: Any = importlib.import_module("torch_pruning")
-    module, inputs = build(network)
+    module, inputs = network.build()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         attention = [layer for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)]
