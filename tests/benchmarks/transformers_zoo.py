@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.benchmarks.exports import matching, vary
+from tests.benchmarks.exports import matching, settle, vary
 
 Options = dict[str, Any]
 
@@ -77,6 +77,8 @@ class Network:
             owner = getattr(owner, part)
         module = getattr(owner, self.model.split(".")[-1])(getattr(library, self.config)(**self.options)).eval()
         vary(module)
+        if self.inputs:
+            settle(module, tuple(self.inputs.values()))
         inputs: dict[str, torch.Tensor] = {name: torch.randn(shape) for name, shape in self.inputs.items()}
         if not inputs:
             inputs["input_ids"] = torch.randint(3, WORDS, (1, LENGTH))
