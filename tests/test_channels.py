@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -12,7 +14,8 @@ from onnx import TensorProto, helper
 from darwinc import products
 from darwinc.axis_flow import Flow
 from darwinc.channels import Channels, Mask, Member, analyse, barriers
-from tests.surgery import changes, cut, parse
+from darwinc.passes.excise import excise
+from tests.surgery import assert_same_answers, changes, cut, parse
 
 
 def groups(text: str, opset: int = 17) -> list[tuple[int, set[tuple[str, int, int]], bool]]:
@@ -246,3 +249,26 @@ def test_a_shape_that_inference_gets_wrong_is_measured() -> None:
         "v": "float32[3, 10]",
         "o": "float32[10, 4]",
     }
+
+
+@pytest.mark.parametrize(("picked", "groups"), [([0, 3], 1), ([0, 3, 2, 1], 3), ([0, 1], 2)])
+def test_a_selection_of_groups_and_places_never_vanishes(picked: list[int], groups: int) -> None:
+    """Of 2 groups x 2 places the first and the last are both gone without the first group and the second place."""
+    model = ir.from_proto(
+        parse(f"""(float[N,3,8,8] x, float[4,3,1,1] w, float[4,2,1,1] g, float[3,4,1,1] v, float[3,{len(picked)},1,1] u)
+        => (float[N,3,8,8] y, float[N,3,8,8] z) <int64[{len(picked)}] order = {{{", ".join(map(str, picked))}}}> {{
+        a = Conv(x, w)
+        b = Conv<group: int = 2>(a, g)
+        y = Conv(b, v)
+        c = Gather<axis: int = 1>(a, order)
+        z = Conv(c, u)
+    }}""")
+    )
+    channels = analyse(model)
+    assert len(channels.groups) == groups
+    for removed in itertools.product(*(group.units for group in channels.groups)):
+        dead = channels.nobody()
+        dead[list(removed)] = True
+        rewritten, zeroed = (ir.to_proto(excise(model, channels, dead, zero=zero)[0]) for zero in (False, True))
+        onnx.checker.check_model(rewritten, full_check=True)
+        assert_same_answers(zeroed, rewritten)
