@@ -7,7 +7,7 @@ graph must follow when positions go. Nothing is decided here; `channels` turns t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,9 @@ RELIED_ON = "its size is used as a number"
 MOST_NUMBERS = 64
 """A longer list of integers is data, not a shape."""
 
+Mark = tuple[int, ...]
+"""The lengths of a record's lists."""
+
 
 @dataclass
 class Flow:
@@ -84,6 +87,26 @@ class Flow:
     """Does a rule disagree with what inference says of a shape?"""
     count: int = 1
     _cache: dict[tuple[ir.Node, int], Tracked | None] = field(default_factory=dict)
+
+    def mark(self) -> Mark:
+        """How much has been written down so far."""
+        return (
+            *(len(self.ties), len(self.barriers), len(self.products), len(self.readers)),
+            *(len(self.contractions), len(self.picks), len(self.followers)),
+        )
+
+    def told_since(self, mark: Mark) -> Iterator[Ids]:
+        """All positions of which something was written down since."""
+        ties, barriers, products, readers, contractions, picks, followers = mark
+        for first, second in self.ties[ties:]:
+            yield from (first, second)
+        yield from (barrier.ids for barrier in self.barriers[barriers:])
+        for product in self.products[products:]:
+            yield from (product.rows, product.columns, product.cells.ravel())
+        yield from (reader.ids for reader in self.readers[readers:])
+        yield from (contraction.ids for contraction in self.contractions[contractions:])
+        yield from (chosen.before for chosen in self.picks[picks:])
+        yield from (follower.ids for follower in self.followers[followers:])
 
     # Reading -------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_flow import RELIED_ON, UNKNOWN_INPUT, Flow
+from darwinc.axis_flow import RELIED_ON, UNKNOWN_INPUT, Flow, Mark
 from darwinc.axis_record import FIXED, Axis, Barrier, Ids, Tracked, fixed_like, is_fixed
 from darwinc.axis_rules import KEEPS_NUMBERS, RULES, numbers
 from darwinc.measured_shapes import measure
@@ -24,6 +24,8 @@ from darwinc.products import connect, settle
 from darwinc.shapes import Shapes, infer
 
 Mask = npt.NDArray[np.bool_]
+ADDS_UP = frozenset({"Einsum", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "Shape", "Size"})
+"""Operators that may leave an axis behind without another word: removed zeros add nothing, and sizes are told apart."""
 VANISHES = "is a selection of which nothing might be left"
 
 
@@ -134,6 +136,7 @@ def _visit(flow: Flow, node: ir.Node) -> None:
     try:
         if numbers.passes(flow, node):
             return
+        before = flow.mark()
         rule(flow, node)
     except (IndexError, ValueError):
         # Shapes and attributes that the rule doesn't foresee: safe is to let nothing through.
@@ -145,12 +148,32 @@ def _visit(flow: Flow, node: ir.Node) -> None:
             continue
         if (node, index) not in flow.read:
             flow.block_all(tracked.axes, node, "is a parameter whose size must stay")
+        elif node.op_type not in ADDS_UP:
+            _block_forgotten(flow, node, tracked, before)
         if node.op_type not in KEEPS_NUMBERS and not _tells_numbers(flow, node):
             flow.freeze(node, index, tracked)
     if any(str(output.name) not in flow.values and _is_read(output) for output in node.outputs[1:]):
         flow.barrier(node, "makes a further output that can't be followed")
     for output in node.outputs:
         _check_against_inference(flow, node, output)
+
+
+def _block_forgotten(flow: Flow, node: ir.Node, tracked: Tracked, before: Mark) -> None:
+    """Keep whole axes of an input of which a rule has said nothing: they aren't passed on, tied, summed or held."""
+    passed = {id(axis) for output in node.outputs for axis in _axes_of(flow, output)}
+    left = [axis for axis in tracked.axes if axis is not None and id(axis) not in passed and not is_fixed(axis)]
+    if not left:
+        return
+    told = [*flow.told_since(before), *(axis for output in node.outputs for axis in _axes_of(flow, output))]
+    known = np.unique(np.concatenate(told)) if told else np.zeros(0, np.int64)
+    for axis in left:
+        if not np.isin(axis[axis != FIXED], known).any():
+            flow.block(axis, node, "works along this axis")
+
+
+def _axes_of(flow: Flow, value: ir.Value) -> Iterator[Ids]:
+    tracked = flow.values.get(str(value.name))
+    yield from (axis for axis in (tracked.axes if tracked is not None else ()) if axis is not None)
 
 
 def _tells_numbers(flow: Flow, node: ir.Node) -> bool:

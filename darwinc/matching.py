@@ -106,6 +106,7 @@ class _Search:
         if self._found:
             self._look_at_computed_values()
             self._look_at_constants()
+            self._look_at_selections()
             self._look_at_integers()
         return [blocks for group, blocks in self._found.items() if group not in self._barred]
 
@@ -230,6 +231,23 @@ class _Search:
         own = self._channels.component[use.axes[axis]]
         cells = self._channels.component[reader.ids].reshape(reader.groups, -1)
         return bool(((self._column_of[cells] == own) | (own == 0)).all())
+
+    def _look_at_selections(self) -> None:
+        """An axis that has some of a block's positions, or some more often, loses more or less by another order."""
+        values = (axis for tracked in self._flow.values.values() for axis in tracked.axes)
+        axes = {id(axis): axis for axis in (*values, *(ids for use in self._flow.uses for ids in use.axes))}
+        for axis in axes.values():
+            present = np.zeros(0, np.int64) if axis is None or is_fixed(axis) else self._channels.component[axis]
+            present = present[self._column_of[present] > 0]
+            for group in set(self._group_of[self._column_of[present]].tolist()) & self._found.keys() - self._barred:
+                own = present[self._group_of[self._column_of[present]] == group]
+                pairs, counts = np.unique(
+                    np.stack([self._row_of[own], self._column_of[own]]), axis=1, return_counts=True
+                )
+                _, first, width = np.unique(pairs[0], return_index=True, return_counts=True)
+                even = counts == np.repeat(counts[first], width)
+                if not even.all() or (width < len(self._found[group].units)).any():
+                    self._barred.add(group)
 
     def _look_at_integers(self) -> None:
         """Sizes count positions, wherever in a block; indices and bounds name them."""

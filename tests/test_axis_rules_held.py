@@ -11,6 +11,30 @@ from tests.surgery import parse
 
 HELD = [
     Held(
+        "space_to_depth_rearranges_rows",
+        """(float[N,3,8] x, float[8,8] w) => (float[N,12,1,1] y) <int64[4] s = {0, 3, 2, 4}> {
+            a = MatMul(x, w)
+            b = Reshape(a, s)
+            d = SpaceToDepth<blocksize: int = 2>(b)
+            y = GlobalMaxPool(d)
+        }
+        """,
+        "rearranges this axis",
+        axis=1,
+    ),
+    Held(
+        "depth_to_space_rearranges_rows",
+        """(float[N,4,8] x, float[8,8] w) => (float[N,1,1,1] y) <int64[4] s = {0, 4, 2, 4}> {
+            a = MatMul(x, w)
+            b = Reshape(a, s)
+            d = DepthToSpace<blocksize: int = 2>(b)
+            y = GlobalMaxPool(d)
+        }
+        """,
+        "rearranges this axis",
+        axis=1,
+    ),
+    Held(
         "graph_output",
         """(float[2,3,8,8] x, float[6,3,1,1] w) => (float[2,6,8,8] y) {
             y = Conv(x, w)

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.axis_cases import Case, check
 
 SIZES = [
+    Case(
+        "gather_by_computed_indices",
+        """(float[2,5,8] x, float[8,6] w, float[7] table, float[6,3] v, int64 most) => (float[2,5,3] y) {
+            a = MatMul(x, w)
+            b = Abs(a)
+            i = Cast<to: int = 7>(b)
+            c = Min(i, most)
+            g = Gather<axis: int = 0>(table, c)
+            y = MatMul(g, v)
+        }
+        """,
+        {"w:1": [1, 4]},
+        {"w": "float32[8, 4]", "v": "float32[4, 3]"},
+        given={"most": np.int64(6)},
+    ),
     Case(
         "shape_chain",
         """(float[N,3,2,2] x, float[6,3,1,1] w, float[24,4] v) => (float[N,4] y) <int64 z = {0}, int64[1] k =

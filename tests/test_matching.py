@@ -213,6 +213,30 @@ def test_a_bound_names_a_position() -> None:
     cut_by_rank(proto, np.random.default_rng(2).random(channels.count), 1)
 
 
+@pytest.mark.parametrize("picked", [[2, 3, 4, 5], [0, 1, 6, 7], [0, 5], [*range(8), 0, 5, 2, 7]])
+def test_heads_keep_step_where_an_axis_has_some_of_their_positions(picked: list[int]) -> None:
+    """Of two heads of four: what an axis with a part of each loses would depend on what each head gave up."""
+    listed = f"int64[{len(picked)}] i = {{{', '.join(map(str, picked))}}}"
+    proto = parse(f"""(float[N,5,8] x, float[8,8] w, float[{len(picked)},3] v, float[8,3] u) => (float[N,5,3] y)
+        <int64[4] s = {{0, 0, 2, 4}}, int64[3] m = {{0, 0, 8}}, {listed}> {{
+        a = MatMul(x, w)
+        b = Reshape(a, s)
+        r = Relu(b)
+        f = Reshape(r, m)
+        g = Gather<axis: int = 2>(a, i)
+        h = MatMul(g, v)
+        k = MatMul(f, u)
+        y = Add(h, k)
+    }}""")
+    channels = analyse(ir.from_proto(proto))
+    assert not find_blocks(channels)
+    for group in channels.groups:
+        dead = channels.nobody()
+        dead[group.units[1:]] = True
+        rewritten, zeroed = (excise(ir.from_proto(proto), channels, dead, zero=zero)[0] for zero in (False, True))
+        assert_same_answers(ir.to_proto(zeroed), ir.to_proto(rewritten))
+
+
 def cells_of(channels: Channels, constant: str) -> set[int]:
     """The components along the outputs of a projection."""
     ids = next(use.axes[1] for use in channels.flow.uses if use.value.name == constant)

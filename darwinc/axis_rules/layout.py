@@ -287,6 +287,7 @@ def depth_to_space(flow: Flow, node: ir.Node) -> None:
     )
     if ids.shape[1] == 1:
         flow.block(data.axes[1], node, "an axis of one channel can't lose it")
+    flow.block_all(data.axes[2:], node, "rearranges this axis")
     flow.tie(np.broadcast_to(ids[0], ids[1:].shape).ravel(), ids[1:].ravel(), node)
     flow.put(
         node,
@@ -302,6 +303,7 @@ def space_to_depth(flow: Flow, node: ir.Node) -> None:
     if data is None or data.axes[1] is None:
         flow.barrier(node, UNKNOWN_INPUT)
         return
+    flow.block_all(data.axes[2:], node, "rearranges this axis")
     flow.put(
         node,
         (data.axes[0], np.tile(data.axes[1], block * block), *(fixed_like(sizes[2:]) if sizes else (None, None))),

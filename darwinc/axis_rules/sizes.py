@@ -80,24 +80,26 @@ def gather(flow: Flow, node: ir.Node) -> None:
         return
     axis = graph.integer(node, "axis", 0) % max(len(data.axes), 1)
     picked, silent = _picked(flow, node, data.axes[axis], indices), data.all_silent()
+    # What lies at a removed position of the indices is no zero, but some entry of the table.
+    own = silent[axis] and all(is_fixed(ids) for ids in indices.axes)
     flow.put(
         node,
         (*data.axes[:axis], *picked, *data.axes[axis + 1 :]),
-        silent=(*silent[:axis], *[silent[axis]] * len(picked), *silent[axis + 1 :]),
+        silent=(*silent[:axis], *[own] * len(picked), *silent[axis + 1 :]),
     )
 
 
 def _picked(flow: Flow, node: ir.Node, ids: Axis, indices: Tracked) -> list[Axis]:
-    """The axes that stand in the place of the one that was picked from."""
+    """The axes that stand in the place of the one that was picked from: parts of it, or those of the indices."""
     sizes = [None if axis is None else len(axis) for axis in indices.axes]
     tensor = graph.constant_tensor(node.inputs[1])
     if ids is None or is_fixed(ids):
         flow.freeze(node, 1, indices)
-        return list(fixed_like(sizes))
+        return list(indices.axes)
     if tensor is None or sum(size != 1 for size in tensor.shape.numpy()) > 1:
         flow.block(ids, node, "picks channels by computed indices" if tensor is None else "picks channels by a table")
         flow.freeze(node, 1, indices)
-        return list(fixed_like(sizes))
+        return list(indices.axes)
     chosen = tensor.numpy().astype(np.int64).ravel() % len(ids)
     flow.picks.append(Picks(node, 1, chosen, ids))
     if not sizes:

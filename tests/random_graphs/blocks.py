@@ -25,7 +25,12 @@ def mix(b: Builder, x: str) -> str:
         value = b.choose(STEPS)(b, value, value if b.rarely() else other)
     if b.rarely():
         value = verbs.transpose(b, value, [0, 1, 3, 2])
-    return linear(b, verbs.reshape(b, value, (n, t, blocks * size)), d)
+    flat = verbs.reshape(b, value, (n, t, blocks * size))
+    made = linear(b, flat, d)
+    if not b.rarely():
+        return made
+    picked = b.random.permutation(blocks * size)[: b.number(2, blocks * size)].tolist()
+    return verbs.binary(b, "Add", made, linear(b, verbs.gather(b, flat, 2, picked), d))
 
 
 def _smooth(b: Builder, x: str, y: str) -> str:
