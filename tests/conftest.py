@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from darwinc.gate import SUMMARY_FILES
 from tests.shell import Shell
 
 # As the command line does, before torch reads it: threads that spin while they wait slow down whatever else runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# How long an example takes says nothing on a machine that others use as well.
+settings.register_profile("darwinc", deadline=None)
+settings.load_profile("darwinc")
 
 
 @pytest.fixture

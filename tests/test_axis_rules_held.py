@@ -11,6 +11,19 @@ from tests.surgery import parse
 
 HELD = [
     Held(
+        "weights_standardised_in_the_graph",
+        """(float[N,3,8,8] x, float[6,3,1,1] w, float[4,6,3,3] v, float[4] gain, float[4] zero, float[4] one)
+        => (float[N,4,6,6] y) <int64[3] flat = {1, 4, -1}, int64[4] back = {4, 6, 3, 3}> {
+            a = Conv(x, w)
+            f = Reshape(v, flat)
+            b, mean, var = BatchNormalization<training_mode: int = 1>(f, gain, zero, zero, one)
+            k = Reshape(b, back)
+            y = Conv(a, k)
+        }
+        """,
+        "averages over this axis",
+    ),
+    Held(
         "space_to_depth_rearranges_rows",
         """(float[N,3,8] x, float[8,8] w) => (float[N,12,1,1] y) <int64[4] s = {0, 3, 2, 4}> {
             a = MatMul(x, w)

@@ -76,6 +76,12 @@ CONVOLUTION = [
 NORMALIZATION = [
     Case("BatchNormalization", [X4, noise(4), noise(4, seed=1), noise(4, seed=2), POSITIVE[0]], {"epsilon": 1e-3}),
     Case("BatchNormalization", [X4, noise(4), noise(4, seed=1), noise(4, seed=2), POSITIVE[0]], opset=7),
+    Case(
+        "BatchNormalization",
+        [X4, noise(4), noise(4, seed=1), noise(4, seed=2), POSITIVE[0]],
+        {"training_mode": 1, "momentum": 0.7},
+        outputs=3,
+    ),
     Case("BatchNormalization", [noise(5, 4), noise(4), noise(4, seed=1), noise(4, seed=2), POSITIVE[0]], opset=9),
     Case("InstanceNormalization", [X4, noise(4), noise(4, seed=1)], {"epsilon": 1e-2}),
     Case("InstanceNormalization", [X3, noise(4), noise(4, seed=1)], opset=7),

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from darwinc import graph
 from darwinc.axis_flow import UNKNOWN_INPUT, Flow
 from darwinc.axis_record import Axis, Tracked, fixed, is_fixed
 
@@ -148,7 +149,10 @@ def _merge(flow: Flow, node: ir.Node, meeting: Sequence[Axis]) -> Axis:
 
 
 def per_channel(flow: Flow, node: ir.Node) -> None:
-    """BatchNormalization and InstanceNormalization: every parameter [C] belongs to axis 1 of the data."""
+    """BatchNormalization and InstanceNormalization: every parameter [C] belongs to axis 1 of the data.
+
+    In training mode a BatchNormalization averages over all other axes, too.
+    """
     data = flow.tracked(node, 0)
     if data is None or len(data.axes) < 2:
         flow.barrier(node, UNKNOWN_INPUT)
@@ -161,4 +165,16 @@ def per_channel(flow: Flow, node: ir.Node) -> None:
             silent = silent and (index > 2 or parameter.is_silent(0))
     if node.op_type == "InstanceNormalization":
         flow.block_all(data.axes[2:], node, "averages over this axis")
+    if is_training(flow, node):
+        flow.block_all((data.axes[0], *data.axes[2:]), node, "averages over this axis")
+        for output in range(1, len(node.outputs)):
+            flow.put(node, data.axes[1:2], output=output)
     flow.put(node, data.axes, silent=(False, silent))
+
+
+def is_training(flow: Flow, node: ir.Node) -> bool:
+    """Is a BatchNormalization in training mode? Before opset 14 it is where it gives statistics, too."""
+    if node.op_type != "BatchNormalization":
+        return False
+    told = graph.integer(node, "training_mode", 0) if flow.opset >= 14 else len(node.outputs) > 1
+    return bool(told) or (flow.opset < 7 and not graph.integer(node, "is_test", 0))

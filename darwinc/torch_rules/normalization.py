@@ -8,16 +8,23 @@ import torch.nn.functional as F
 from .call import Call, Operands, Result, Rule
 
 
-def batch_normalization(call: Call) -> torch.Tensor:
-    """Inference only: (x - mean) / sqrt(var + epsilon) * scale + bias; torch can't differentiate by the statistics."""
-    if call.integer("training_mode", 0):
-        raise call.unsupported("training_mode")
+def batch_normalization(call: Call) -> Result:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias; torch can't differentiate by the statistics.
+
+    In training mode mean and variance are those of x itself, and the stored ones are moved towards them.
+    """
     if call.integer("spatial", 1) == 0:
         raise call.unsupported("spatial = 0")
     scale, bias, mean, variance = (call.tensor(position) for position in range(1, 5))
-    return F.batch_norm(
-        call.first, mean.detach(), variance.detach(), scale, bias, False, 0.0, call.real("epsilon", 1e-5)
-    )
+    epsilon = call.real("epsilon", 1e-5)
+    if not call.integer("training_mode", 0):
+        return F.batch_norm(call.first, mean.detach(), variance.detach(), scale, bias, False, 0.0, epsilon)
+    out = F.batch_norm(call.first, None, None, scale, bias, True, 0.0, epsilon)
+    axes = [axis for axis in range(call.first.ndim) if axis != 1]
+    own_variance, own_mean = torch.var_mean(call.first, axes, correction=0)
+    kept = call.real("momentum", 0.9)
+    moved = (old * kept + own * (1 - kept) for old, own in ((mean, own_mean), (variance, own_variance)))
+    return out, *moved
 
 
 def instance_normalization(call: Call) -> torch.Tensor:
