@@ -11,6 +11,21 @@ from tests.surgery import parse
 
 HELD = [
     Held(
+        "a_slope_of_zero_lets_positive_numbers_through",
+        """(float[2,5,3] x, float[3,6] w, float[3,6] v, float[6] slope) => (float[2,5,5] y) {
+            a = MatMul(x, w)
+            b = Sigmoid(a)
+            c = PRelu(b, slope)
+            d = MatMul(x, v)
+            e = Sigmoid(d)
+            t = Transpose<perm: ints = [0, 2, 1]>(e)
+            y = MatMul(c, t)
+        }
+        """,
+        "two computed tensors are multiplied along this axis",
+        axis=1,
+    ),
+    Held(
         "weights_standardised_in_the_graph",
         """(float[N,3,8,8] x, float[6,3,1,1] w, float[4,6,3,3] v, float[4] gain, float[4] zero, float[4] one)
         => (float[N,4,6,6] y) <int64[3] flat = {1, 4, -1}, int64[4] back = {4, 6, 3, 3}> {

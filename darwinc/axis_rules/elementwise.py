@@ -26,7 +26,7 @@ KEEPS_ZERO = frozenset({
 ADDING = frozenset({"Add", "Sub", "Sum", "Mean", "Max", "Min", "Or", "Xor", "Where", "BiasGelu", "FastGelu", "BiasAdd"})
 """Zero where all operands are."""
 
-FACTORS = frozenset({"Mul", "And", "PRelu", "SwiGLU"})
+FACTORS = frozenset({"Mul", "And", "SwiGLU"})
 """Zero where any operand is."""
 
 UNDEFINED_AT_ZERO = frozenset({"Log", "Reciprocal"})
@@ -74,6 +74,8 @@ def _combined(flow: Flow, node: ir.Node, found: Sequence[bool], axis: Axis) -> b
         if found[0] and not is_fixed(axis):
             flow.block(axis, node, NOT_AT_ZERO)
         return False
+    if op_type == "PRelu":
+        return found[0]
     if op_type == "Pow":
         return _raised(flow, node, found[0], axis)
     if op_type == "Where":
