@@ -102,6 +102,7 @@ class CostModel:
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
         self.constant_terms = Terms(channels, stored_axes(channels))
+        """In elements."""
         self.work_terms = Terms(channels, [(axes, factor) for _, axes, factor in channels.flow.work])
 
     def parameters(self, dead: Mask) -> int:
@@ -113,8 +114,20 @@ class CostModel:
         return self.work_terms.total(dead)
 
     def terms(self, kind: str) -> Terms:
-        """The terms behind a kind of target: "macs", or parameters for everything else."""
+        """The terms behind a kind of target: MACs for "macs", bits for "bytes", or parameters."""
+        if kind == "bytes":
+            return Terms(self._channels, _stored_bits(self._channels))
         return self.work_terms if kind == "macs" else self.constant_terms
+
+
+def _stored_bits(channels: Channels) -> Iterable[tuple[tuple[Ids, ...], int]]:
+    """The axes of every constant, and the bits of an element."""
+    seen: set[ir.Value] = set()
+    for use in channels.flow.uses:
+        source, tensor = graph.constant_source(use.value), graph.constant_tensor(use.value)
+        if source is not None and tensor is not None and source not in seen:
+            seen.add(source)
+            yield use.axes, round(8 * tensor.dtype.itemsize)
 
 
 def stored_axes(channels: Channels) -> Iterable[tuple[tuple[Ids, ...], int]]:

@@ -30,11 +30,13 @@ class Limits:
         align: wanted multiple of the channels that stay in a group.
         max_share: the largest share of one group that may die.
         eligible: which groups may lose channels at all.
+        strict: alignment may not stay behind the need.
     """
 
     align: int
     max_share: float
     eligible: Sequence[bool]
+    strict: bool = False
 
 
 @dataclass
@@ -129,7 +131,7 @@ class _Greedy:
         self.outcome = Selection(channels.nobody(), limits.align)
         self.rated: dict[tuple[int, int], tuple[tuple[int, int], npt.NDArray[np.int64], float]] = {}
         self.slack = max(1, int(TOLERANCE * terms.current()))
-        self.short = int(SHORTFALL * terms.current())
+        self.short = 0 if limits.strict else int(SHORTFALL * terms.current())
 
     def run(self) -> Selection:
         self._coarse()

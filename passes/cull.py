@@ -19,7 +19,7 @@ from darwinc.matching import matched
 from darwinc.pipeline import Job, Pass
 from darwinc.plain_words import PlainWords
 from darwinc.scores import magnitudes, random_scores, taylor_scores, unit_scores
-from darwinc.selection import SHORTFALL, TOLERANCE, Limits, reachable, select
+from darwinc.selection import TOLERANCE, Limits, reachable, select
 
 FITNESS = {
     "darwin": "1/2 AGC x NDE, refreshed after each death (Optimal Brain Surgeon on the readers of a channel)",
@@ -62,7 +62,9 @@ class Cull(Pass):
         Raises:
             Unreachable: no channel can go, or not enough of them; says what can be reached and what holds the rest.
         """
-        limits = Limits(self.align or AUTO_ALIGN, self.max_share, eligible(channels, self.protect, self.only))
+        # A size is a limit, a share is met to within a little.
+        limit = self.target == "bytes"
+        limits = Limits(self.align or AUTO_ALIGN, self.max_share, eligible(channels, self.protect, self.only), limit)
         terms = CostModel(channels).terms(self.target)
         if not any(limits.eligible):
             if channels.groups:
@@ -70,22 +72,20 @@ class Cull(Pass):
             raise Unreachable(f"No channel can be removed from this model: {what_holds(channels)}.")
         total = terms.current() if self.target == "macs" else count_parameters(model)
         need, most = self._need(model, total), reachable(channels, terms, limits)
-        limit = self.target == "bytes"
+        if need <= 0:
+            raise Unreachable(f"The file has no more than {self.amount:.0f} bytes as it is; nothing has to go.")
         if need > most + (0 if limit else TOLERANCE * terms.current()):
             raise Unreachable(self._out_of_reach(model, channels, total, most))
-        # A size is a limit: what selection may stay behind the target is asked for on top.
-        margin = int(SHORTFALL * terms.current()) + 1 if limit and need else 0
-        return terms, min(need + margin, most), limits
+        return terms, min(need, most), limits
 
     def _need(self, model: ir.Model, total: int) -> int:
         if self.target != "bytes":
             return int(np.ceil(self.amount * total))
-        excess = graph.file_bytes(model) + PROVENANCE_BYTES - self.amount
-        return int(np.ceil(excess / _bytes_per_parameter(model))) if excess > 0 else 0
+        return int(np.ceil(8 * (graph.file_bytes(model) + PROVENANCE_BYTES - self.amount)))
 
     def _out_of_reach(self, model: ir.Model, channels: Channels, total: int, most: int) -> str:
         if self.target == "bytes":
-            least = graph.file_bytes(model) + PROVENANCE_BYTES - most * _bytes_per_parameter(model)
+            least = graph.file_bytes(model) + PROVENANCE_BYTES - most / 8
             found = f"{self.amount:.0f} bytes can't be reached: at least about {least:.0f} bytes stay"
         else:
             range_ = f"the reachable range is 0 to {most / max(total, 1):.3f}"
@@ -205,10 +205,3 @@ def what_holds(channels: Channels) -> str:
     return "channels are held by " + ", ".join(
         f"{nodes[0]} ({reason}{f', and {len(nodes) - 1} more' if len(nodes) > 1 else ''})" for reason, nodes in ranked
     )
-
-
-def _bytes_per_parameter(model: ir.Model) -> float:
-    floating = [tensor for tensor in graph.constants(model).values() if tensor.dtype.is_floating_point()]
-    if not floating:
-        return graph.stored_bytes(model) / max(count_parameters(model), 1)
-    return sum(tensor.nbytes for tensor in floating) / max(sum(tensor.size for tensor in floating), 1)

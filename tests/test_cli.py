@@ -124,7 +124,27 @@ USAGE = {
     ),
     "seed": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--seed", "-1"], "-1 is not in the range"),
     "device": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--device", "tpu"], "no device 'tpu'"),
-    "itself": (["compress", "model.onnx", "-o", "model.onnx", *HALF], "is the model itself"),
+    "itself": (["compress", "model.onnx", "-o", "model.onnx", *HALF], "would be written over the model"),
+    "report over the model": (
+        ["compress", "model.onnx", "--dry-run", *HALF, "--report", "./model.onnx"],
+        "over the model",
+    ),
+    "page over the result": (
+        ["compress", "model.onnx", "-o", "out.onnx", *HALF, "--markdown", "out.onnx"],
+        "--markdown would be written over -o",
+    ),
+    "result over the data": (
+        ["compress", "model.onnx", "-o", "data.npz", *HALF, "--data", "data.npz"],
+        "-o would be written over --data",
+    ),
+    "list over the model": (["inspect", "model.onnx", "--json", "model.onnx"], "over the model"),
+    "figures over a model": (["bench", "model.onnx", "--json", "model.onnx"], "over a model"),
+    "page over the report": (["report", "r.json", "--markdown", "r.json"], "over the report"),
+    "verdict over the budget": (
+        ["check", "a.onnx", "--against", "model.onnx", "--budget", "budget.toml", "--markdown", "budget.toml"],
+        "over --budget",
+    ),
+    "import over itself": (["import", "net.pt2", "-o", "net.pt2"], "over the source"),
     "labels": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--labels", "y.npy"], "without --data"),
     "pattern": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--protect", "zz*"], "--protect 'zz*' matches"),
     "option": (["compress", "model.onnx", "--strength", "9"], "No such option"),

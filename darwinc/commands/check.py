@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darwinc.commands.options import data_options, model_argument, output_file, terminal_options
+from darwinc.commands.options import data_options, keep_apart, model_argument, output_file, terminal_options
 from darwinc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def check(
     from darwinc.console import Terminal, gate_table
     from darwinc.report import load_report, write_text
 
+    models = {"OUT.onnx": model, "--against": against, "--report": report_file}
+    keep_apart({"--markdown": markdown}, {**models, "--budget": budget, "--data": data, "--labels": labels})
     terminal = Terminal(quiet=quiet, verbose=verbose)
     limits = gate.load_budget(budget)
     if (report_file is None) == (model is None or against is None):

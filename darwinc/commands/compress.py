@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darwinc.commands.options import data_options, model_argument, output_file, terminal_options
+from darwinc.commands.options import data_options, keep_apart, model_argument, output_file, terminal_options
 from darwinc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,6 +137,10 @@ def compress(
     del strategy
     if output is None and not dry_run:
         raise UsageError("There is no output: name a file with -o OUT.onnx, or ask for the plan alone with --dry-run.")
+    keep_apart(
+        {"-o": output, "--report": report, "--markdown": markdown},
+        {"the model": model, "--data": data, "--labels": labels, "--test": test},
+    )
     terminal = Terminal(quiet=quiet, verbose=verbose)
     settings = Settings(
         data=data,

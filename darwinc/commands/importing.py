@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from darwinc.commands.options import terminal_options
+from darwinc.commands.options import keep_apart, terminal_options
 from darwinc.errors import UsageError
 
 
@@ -23,6 +23,7 @@ def import_(
     """Bring SOURCE to ONNX: torchvision:NAME (random weights), package.module:factory, or a .pt2 exported program."""
     from darwinc.console import Terminal
 
+    keep_apart({"-o": output}, {"the source": source})
     terminal = Terminal(quiet=quiet, verbose=verbose)
     with terminal.stage(f"importing {source}"):
         from darwinc.models.importers import import_model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from darwinc.commands.options import model_argument, output_file, terminal_options
+from darwinc.commands.options import keep_apart, model_argument, output_file, terminal_options
 
 
 @click.command(short_help="Show channel groups, what could be removed, and what holds the rest.")
@@ -41,6 +41,7 @@ def inspect(
     from darwinc.inspection_page import headline, listings
     from darwinc.report import write_text
 
+    keep_apart({"--json": json_file}, {"the model": model})
     terminal = Terminal(quiet=quiet, verbose=verbose)
     with terminal.stage("analysing"):
         found = inspect_model(model, protect, only)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from darwinc.commands.options import model_argument, output_file, terminal_options
+from darwinc.commands.options import keep_apart, model_argument, output_file, terminal_options
 from darwinc.errors import UsageError
 
 
@@ -43,6 +43,7 @@ def bench(
     from darwinc.graph import load_model
     from darwinc.report import write_text
 
+    keep_apart({"--json": json_file}, {"a model": before, "the other model": after})
     terminal = Terminal(quiet=quiet, verbose=verbose)
     for path in (before, after):
         if path is not None:
@@ -75,6 +76,7 @@ def report(source: Path, markdown: Path | None, quiet: bool, verbose: bool) -> N
 
     if quiet and markdown is None:
         raise UsageError("--quiet without --markdown FILE would do nothing; name a file.")
+    keep_apart({"--markdown": markdown}, {"the report": source})
     page = to_markdown(load_report(source))
     if markdown is None:
         click.echo(page)

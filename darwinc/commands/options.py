@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from darwinc.errors import UsageError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -46,3 +49,20 @@ def data_options(function: Function) -> Function:
 def output_file(*names: str, text: str) -> Callable[[Function], Function]:
     """A file to write."""
     return click.option(*names, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help=text)
+
+
+def keep_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | str | None]) -> None:
+    """Refuse to write one file over another that was named, by the option that names it.
+
+    Raises:
+        UsageError: two of the files that are written are the same, or one is a file that is read.
+    """
+    seen = {name: os.path.realpath(path) for name, path in read.items() if path is not None}
+    for name, path in written.items():
+        if path is None:
+            continue
+        place = os.path.realpath(path)
+        other = next((other for other, known in seen.items() if known == place), None)
+        if other is not None:
+            raise UsageError(f"{name} would be written over {other}, {path}; give another name.")
+        seen[name] = place
