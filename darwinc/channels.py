@@ -19,6 +19,7 @@ from darwinc import graph
 from darwinc.axis_flow import RELIED_ON, UNKNOWN_INPUT, Flow, Mark
 from darwinc.axis_record import FIXED, Axis, Barrier, Ids, Tracked, fixed_like, is_fixed
 from darwinc.axis_rules import KEEPS_NUMBERS, RULES, numbers
+from darwinc.axis_sizes import hold_what_goes_wrong
 from darwinc.measured_shapes import measure
 from darwinc.products import connect, settle
 from darwinc.shapes import Shapes, infer
@@ -26,7 +27,6 @@ from darwinc.shapes import Shapes, infer
 Mask = npt.NDArray[np.bool_]
 ADDS_UP = frozenset({"Einsum", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "Shape", "Size"})
 """Operators that may leave an axis behind without another word: removed zeros add nothing, and sizes are told apart."""
-VANISHES = "is a selection of which nothing might be left"
 
 
 @dataclass(frozen=True)
@@ -240,37 +240,8 @@ def _conclude(flow: Flow, nodes: tuple[ir.Node, ...]) -> Channels:
         owners = np.zeros((count, found.owners.shape[1]), np.int64)
         owners[numbering[~found.blocked]] = numbering[found.owners[~found.blocked]]
         channels = Channels(flow, nodes, component, owners, tuple(_groups(flow, component, owners)), count)
-        if not _hold_what_may_vanish(flow, channels):
+        if not hold_what_goes_wrong(flow, channels):
             return channels
-
-
-def _hold_what_may_vanish(flow: Flow, channels: Channels) -> bool:
-    """Keep axes that lose their last position though no group loses its last unit. Are there any?
-
-    Every group keeps a unit; but positions that die with a head or with a dimension, of which an axis has a selection,
-    may be those of which every one has either dead. With all combinations of some groups one lives.
-    """
-    if channels.owners.shape[1] < 2:
-        return False
-    group_of = np.full(channels.count, -1, np.int64)
-    for number, group in enumerate(channels.groups):
-        group_of[group.units] = number
-    sizes = np.array([*map(len, channels.groups), 1])
-    derived = np.asarray(channels.owners[:, 1:].any(axis=1))
-    makers = {str(output.name): node for node in channels.nodes for output in node.outputs}
-    seen: set[int] = set()
-    held = False
-    for name, value in flow.values.items():
-        for axis in value.axes:
-            if axis is None or id(axis) in seen or not derived[channels.component[axis]].any():
-                continue
-            seen.add(id(axis))
-            owners = np.unique(channels.owners[channels.component[axis]], axis=0)
-            kinds, counts = np.unique(np.sort(group_of[owners], axis=1), axis=0, return_counts=True)
-            if (counts < sizes[kinds].prod(axis=1)).all():
-                flow.block(axis, makers.get(name), VANISHES)
-                held = True
-    return held
 
 
 def _groups(flow: Flow, component: Ids, owners: Ids) -> Iterator[ChannelGroup]:

@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 
 from darwinc import products
 from darwinc.axis_flow import Flow
+from darwinc.axis_record import Follower
+from darwinc.axis_sizes import DIVIDES_BADLY, hold_what_goes_wrong
 from darwinc.channels import Channels, Mask, Member, analyse, barriers
 from darwinc.passes.excise import excise
 from tests.surgery import assert_same_answers, changes, cut, parse
@@ -272,3 +274,23 @@ def test_a_selection_of_groups_and_places_never_vanishes(picked: list[int], grou
         rewritten, zeroed = (ir.to_proto(excise(model, channels, dead, zero=zero)[0]) for zero in (False, True))
         onnx.checker.check_model(rewritten, full_check=True)
         assert_same_answers(zeroed, rewritten)
+
+
+@pytest.mark.parametrize(
+    ("constant", "divisor", "held"), [("w", 1, False), ("w", 2, True), ("o", 4, False), ("o", 8, True)]
+)
+def test_a_size_is_held_where_it_may_come_to_no_multiple(constant: str, divisor: int, held: bool) -> None:
+    """Six channels lose one at a time along `w`, and four at a time along `o`."""
+    channels = analyse(
+        ir.from_proto(
+            parse("""(float[N,3,2,2] x, float[6,3,1,1] w, float[24,5] o) => (float[N,5] y) {
+        a = Conv(x, w)
+        f = Flatten(a)
+        y = MatMul(f, o)
+    }""")
+        )
+    )
+    use = next(use for use in channels.flow.uses if use.value.name == constant)
+    channels.flow.followers.append(Follower(use.node, use.index, 0, use.axes[0], divisor))
+    assert hold_what_goes_wrong(channels.flow, channels) == held
+    assert held == (DIVIDES_BADLY in {barrier.reason for barrier in channels.flow.barriers})

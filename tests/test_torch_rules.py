@@ -20,7 +20,6 @@ from tests import (
     test_torch_rules_regions,
 )
 from tests.operator_cases import (
-    POSITIVE,
     X3,
     X4,
     X5,
@@ -48,7 +47,6 @@ def test_every_rule_is_tested() -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        Case("BatchNormalization", [X4, noise(4), noise(4), noise(4), POSITIVE[0]], {"training_mode": 1}, outputs=3),
         Case("Dropout", [X3, scalar(0.5), np.array(True)]),
         Case("Conv", [noise(1, 1, 3, 3, 3, 3), noise(1, 1, 1, 1, 1, 1)]),
         Case(
