@@ -39,9 +39,11 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(tiles), np.load(folder / "labels.npy")
 
 
-def prepared(images: np.ndarray) -> np.ndarray:
-    """Pixels as the networks want them, [N, 3, 32, 32]."""
-    scaled = (images.astype(np.float32) / 255 - np.asarray(MEAN, np.float32)) / np.asarray(DEVIATION, np.float32)
+def prepared(
+    images: np.ndarray, mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION
+) -> np.ndarray:
+    """Pixels as networks want them, [N, 3, 32, 32]."""
+    scaled = (images.astype(np.float32) / 255 - np.asarray(mean, np.float32)) / np.asarray(deviation, np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 

@@ -25,17 +25,11 @@ from darwinc import Settings, Target, compress
 from darwinc.channels import Channels, analyse
 from darwinc.cost import CostModel, count_parameters
 from darwinc.matching import find_blocks
-from tests.benchmarks.cifar_resnet import read
+from tests.benchmarks.cifar_resnet import prepared, read
 
 NAME = "vnn23_vit_ibp_3_3_8"
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 MATCHED = "darwinc.passes.cull.matched"
-
-
-def prepared(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Pixels as the network wants them, [N, 3, 32, 32]."""
-    scaled = (images.astype(np.float32) / 255 - np.asarray(MEAN, np.float32)) / np.asarray(DEVIATION, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
 def tied(channels: Channels, losses: npt.NDArray[np.float64]) -> Channels:
@@ -45,6 +39,7 @@ def tied(channels: Channels, losses: npt.NDArray[np.float64]) -> Channels:
 
 
 def answers(path: Path, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The logits of a model for inputs [N, 3, 32, 32]."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {name: part})[0] for part in np.split(inputs, len(inputs) // 500)])
@@ -54,7 +49,7 @@ def main() -> None:
     amounts = [float(word) for word in sys.argv[1:]] or [0.5, 0.7]
     model = Path(os.environ["MODELS"]) / f"{NAME}.onnx"
     images, labels = read(Path(os.environ["DATA"]) / "cifar10")
-    judged, truth = prepared(images[45000:]), labels[45000:]
+    judged, truth = prepared(images[45000:], MEAN, DEVIATION), labels[45000:]
     channels = analyse(loaded := ir.load(model))
     units = np.concatenate([blocks.units for blocks in find_blocks(channels)])
     chosen = tuple(group.id for group in channels.groups if np.isin(group.units, units).all())
@@ -65,7 +60,7 @@ def main() -> None:
     print(f"original: {np.mean(before.argmax(1) == truth):.4f}; dimensions of heads hold {share:.3f} of the parameters")
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data.npy", Path(folder) / "out.onnx"
-        np.save(data, prepared(images[np.random.default_rng(0).choice(45000, 1024, replace=False)]))
+        np.save(data, prepared(images[np.random.default_rng(0).choice(45000, 1024, replace=False)], MEAN, DEVIATION))
         for amount in amounts:
             for fitness in ("l2", "taylor", "darwin"):
                 for recover in ("none", "inherit"):
