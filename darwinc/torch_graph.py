@@ -5,7 +5,8 @@ Torch borrows the weights to measure and train, and `write_back` returns them: t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -64,6 +65,7 @@ class TorchGraph(torch.nn.Module):
         self._weights: dict[str, torch.nn.Parameter] = {}
         self._constants: dict[str, torch.Tensor] = {}
         self._literals: dict[str, Literal] = {}
+        self._moving: frozenset[str] = frozenset()
         self.inputs = tuple(str(value.name) for value in graph.inputs if value.name not in graph.initializers)
         self.outputs = tuple(str(value.name) for value in graph.outputs)
         self._input_types = {str(value.name): input_type(value) for value in graph.inputs}
@@ -73,7 +75,9 @@ class TorchGraph(torch.nn.Module):
         self._anchor = next(iter(self._weights.values()), None)
         self.steps = self._with_releases(self._build(model))
         self._freeze()
+        self._moving = self._with_own_statistics()
         self.weight_list = torch.nn.ParameterList(self._weights.values())
+        self.eval()
 
     def _adopt(self, name: str, tensor: ir.TensorProtocol) -> None:
         """Make a stored tensor a parameter, or a plain tensor where it isn't floating point."""
@@ -154,23 +158,48 @@ class TorchGraph(torch.nn.Module):
             if isinstance(value, torch.nn.Parameter) and id(value) not in weighing:
                 value.requires_grad_(False)
 
+    def _with_own_statistics(self) -> frozenset[str]:
+        """What the steps make whose running statistics nobody else reads: those that may move while the twin trains."""
+        norms = [step for step in self.steps if step.op_type == "BatchNormalization"]
+        uses = Counter(id(self._constants.get(name or "")) for step in self.steps for name in step.inputs)
+        return frozenset(
+            step.outputs[0]
+            for step in norms
+            if all(
+                isinstance(value := self._constants.get(name or ""), torch.nn.Parameter) and uses[id(value)] == 1
+                for name in step.inputs[3:5]
+            )
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the weights are now."""
         return self._home if self._anchor is None else self._anchor.device
 
-    def forward(self, feed: Mapping[str, FeedValue]) -> dict[str, torch.Tensor]:
+    def forward(self, feed: Mapping[str, FeedValue], also: Collection[str] = ()) -> dict[str, torch.Tensor]:
         """The graph's outputs by name, in their declared types; intermediates are freed after their last reader.
+
+        In training mode (`train()`) every BatchNormalization normalises by the batch and moves its running statistics;
+        one that shares them with another node doesn't.
+
+        Args:
+            feed: arrays by input name.
+            also: names of values inside the graph that are wanted too, in the type they are computed in.
 
         Raises:
             InvalidData: the feed's names are not the graph's inputs.
         """
         environment = self.enter(feed)
+        wanted = frozenset(also)
+        found: dict[str, torch.Tensor] = {}
         for step in self.steps:
             environment.update(zip(step.outputs, self.run(step, environment), strict=False))
             for name in step.release:
-                environment.pop(name, None)
-        return self.leave(environment)
+                value = environment.pop(name, None)
+                if value is not None and name in wanted:
+                    found[name] = value
+        found |= {name: self.value(name, environment) for name in wanted if name not in found}
+        return found | self.leave(environment)
 
     def detached(self, feed: Mapping[str, FeedValue]) -> dict[str, torch.Tensor]:
         """`forward` without recording gradients."""
@@ -203,7 +232,8 @@ class TorchGraph(torch.nn.Module):
         device = self.device
         if device.type != "cpu":
             tensors = _on_one_device(tensors, HOST_OPERANDS.get(step.op_type, ()))
-        result = self._rules[step.op_type](Call(step, tensors, self._opset, device))
+        training = self.training and step.outputs[0] in self._moving
+        result = self._rules[step.op_type](Call(step, tensors, self._opset, device, training=training))
         return (result,) if isinstance(result, torch.Tensor) else tuple(result)[: len(step.outputs)]
 
     def value(self, name: str, environment: Environment) -> torch.Tensor:

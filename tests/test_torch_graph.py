@@ -295,3 +295,42 @@ def test_what_has_no_rule_is_named(case: str) -> None:
     text, message = REFUSED[case]
     with pytest.raises(UnsupportedOperator, match=message):
         TorchGraph(ir.from_proto(onnx.parser.parse_model(text)))
+
+
+def test_training_normalises_by_the_batch_and_moves_the_running_statistics(model: ir.Model) -> None:
+    twin = TorchGraph(model)
+    feed = {"x": np.random.default_rng(1).normal(2.0, 3.0, (8, 3, 8, 8)).astype(np.float32)}
+    inside = twin.forward(feed, also=("c", "n"))
+    stored = {name: twin.constant(name).detach().clone() for name in ("mean", "variance")}
+    trained = twin.train().forward(feed, also=("n",))
+    reference = torch.nn.BatchNorm2d(4, eps=1e-5)
+    with torch.no_grad():
+        reference.weight.copy_(twin.constant("scale"))
+        reference.bias.copy_(twin.constant("shift"))
+        assert reference.running_mean is not None
+        assert reference.running_var is not None
+        reference.running_mean.copy_(stored["mean"])
+        reference.running_var.copy_(stored["variance"])
+    torch.testing.assert_close(trained["n"], reference(inside["c"]))
+    torch.testing.assert_close(twin.constant("mean").detach(), reference.running_mean)
+    torch.testing.assert_close(twin.constant("variance").detach(), reference.running_var)
+    assert not torch.equal(trained["n"], inside["n"])
+    torch.testing.assert_close(twin.eval().forward(feed, also=("n",))["n"], reference.eval()(inside["c"]))
+
+
+def test_statistics_that_two_nodes_share_stay_while_the_twin_trains() -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 13]>
+        shared (float[N, 2, 4] x) => (float[N, 2, 4] y)
+        <float[2] scale = {1.0, 2.0}, float[2] shift = {0.0, 1.0}, float[2] mean = {0.5, 0.25},
+         float[2] variance = {2.0, 3.0}>
+        {
+            first = BatchNormalization(x, scale, shift, mean, variance)
+            y = BatchNormalization(first, scale, shift, mean, variance)
+        }
+    """
+    twin = TorchGraph(ir.from_onnx_text(text))
+    feed = {"x": np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)}
+    told = twin.forward(feed)["y"]
+    assert torch.equal(twin.train().forward(feed)["y"], told)
+    assert twin.constant("mean").tolist() == [0.5, 0.25]

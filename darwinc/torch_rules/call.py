@@ -47,15 +47,25 @@ class Call:
     """One evaluation of a step.
 
     Operands are tensors, None where left out; attributes come with their defaults, shape operands as Python numbers.
+    `training` says that statistics are those of the batch.
     """
 
-    __slots__ = ("attributes", "device", "opset", "step", "tensors")
+    __slots__ = ("attributes", "device", "opset", "step", "tensors", "training")
 
-    def __init__(self, step: Step, tensors: tuple[torch.Tensor | None, ...], opset: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        step: Step,
+        tensors: tuple[torch.Tensor | None, ...],
+        opset: int,
+        device: torch.device,
+        *,
+        training: bool = False,
+    ) -> None:
         self.step = step
         self.tensors = tensors
         self.opset = opset
         self.device = device
+        self.training = training
         self.attributes = step.attributes
 
     @property
@@ -81,7 +91,7 @@ class Call:
 
     def on(self, *tensors: torch.Tensor | None) -> Call:
         """The same node on other operands: what a fused or quantized operator has in common with a plain one."""
-        return Call(self.step, tensors, self.opset, self.device)
+        return Call(self.step, tensors, self.opset, self.device, training=self.training)
 
     def onnx_type(self, position: int) -> ir.DataType:
         """The type that the model declares for an operand, which may be narrower than the one it is computed in."""

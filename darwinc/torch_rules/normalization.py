@@ -7,17 +7,23 @@ import torch.nn.functional as F
 
 from .call import Call, Operands, Result, Rule
 
+MOMENTUM = 0.1
+"""How far one batch moves the running statistics while the twin trains."""
+
 
 def batch_normalization(call: Call) -> Result:
     """(x - mean) / sqrt(var + epsilon) * scale + bias; torch can't differentiate by the statistics.
 
-    In training mode mean and variance are those of x itself, and the stored ones are moved towards them.
+    Where the operator itself is in training mode, mean and variance are those of x, and two more outputs are the stored
+    ones moved towards them. Where the twin is, the same, and the stored ones are moved in place.
     """
     if call.integer("spatial", 1) == 0:
         raise call.unsupported("spatial = 0")
     scale, bias, mean, variance = (call.tensor(position) for position in range(1, 5))
     epsilon = call.real("epsilon", 1e-5)
     if not call.integer("training_mode", 0):
+        if call.training and call.first.numel() > call.first.shape[1]:
+            return F.batch_norm(call.first, mean, variance, scale, bias, True, MOMENTUM, epsilon)
         return F.batch_norm(call.first, mean.detach(), variance.detach(), scale, bias, False, 0.0, epsilon)
     out = F.batch_norm(call.first, None, None, scale, bias, True, 0.0, epsilon)
     axes = [axis for axis in range(call.first.ndim) if axis != 1]
