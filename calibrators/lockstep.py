@@ -71,21 +71,25 @@ class Lockstep:
         """A value of the original, cut to the channels that live."""
         value = self.before[batch][name]
         if name not in self._living:
-            self._living[name] = self._cuts(name, value)
+            self._living[name] = living_cuts(self.channels, self.dead, name, value.device)
         for axis, index in self._living[name]:
             value = value.index_select(axis, index)
         return value
 
-    def _cuts(self, name: str, value: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
-        tracked = self.channels.flow.values.get(name)
-        cuts = []
-        for axis, ids in enumerate(tracked.axes if tracked is not None else ()):
-            if ids is None:
-                continue
-            living = self.channels.living(ids, self.dead)
-            if not living.all():
-                cuts.append((axis, torch.from_numpy(np.flatnonzero(living)).to(value.device)))
-        return cuts
+
+def living_cuts(
+    channels: Channels, dead: Mask, name: str, device: torch.device
+) -> list[tuple[int, torch.Tensor]]:
+    """Axes of the original's value that lost channels, and the positions [K] that live."""
+    tracked = channels.flow.values.get(name)
+    cuts = []
+    for axis, ids in enumerate(tracked.axes if tracked is not None else ()):
+        if ids is None:
+            continue
+        living = channels.living(ids, dead)
+        if not living.all():
+            cuts.append((axis, torch.from_numpy(np.flatnonzero(living)).to(device)))
+    return cuts
 
 
 @dataclass(frozen=True)

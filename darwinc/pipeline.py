@@ -34,6 +34,8 @@ class Job:
         channels: the analysis of the original.
         dead: components that are gone, by number.
         samples: calibration data, or None for data-free mode.
+        lessons: all of the data, where something is trained on it.
+        held_out: the samples of `lessons` that were never trained on, once something was trained.
         calibration: batches, twin and statistics, made by the first pass that needs them.
     """
 
@@ -43,6 +45,8 @@ class Job:
     seed: int = 0
     device: str = "cpu"
     samples: Samples | None = None
+    lessons: Samples | None = None
+    held_out: Samples | None = None
     model: ir.Model = field(init=False)
     dead: Mask = field(init=False)
     calibration: Calibration | None = None

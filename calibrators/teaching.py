@@ -1,0 +1,195 @@
+"""From a job to a training run and back: the twins, where losses are taken, the batches, and what comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from darwinc.calibrators.calibration import input_specs
+from darwinc.calibrators.devices import make_fabric, precision_of
+from darwinc.calibrators.endings import differentiable_endings
+from darwinc.calibrators.features import Feature, find_features
+from darwinc.calibrators.feeding import Feeding
+from darwinc.calibrators.lockstep import footprint
+from darwinc.calibrators.objectives import Ending, Objective, infer_endings
+from darwinc.calibrators.trainer import Outcome, Trainer
+from darwinc.console import Stage
+from darwinc.data import Samples, fitting_batches, fixed_batch
+from darwinc.errors import InvalidData, UsageError
+from darwinc.pipeline import Job
+from darwinc.runtime import InputSpec
+from darwinc.torch_graph import TorchGraph
+from darwinc.training import Training
+
+MOST_VALIDATION = 1000
+"""Samples that select, at most."""
+CPU_BYTES = 3 * 2**30
+"""What the values of one feed may take on a CPU; on a GPU it is a share of what is free."""
+GPU_SHARE = 0.4
+TRAINING_COPIES = 3
+"""A training step holds about this many times what the forward pass makes: values, their gradients, the teacher's."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What an objective is made from.
+
+    Attributes:
+        endings: where losses are taken, and what is there.
+        features: inner values that can be matched.
+        answers: the teacher's values at the endings, for one feed.
+        labels: those of that feed's samples, or None.
+        ignored: what dense labels hold where nothing is known.
+    """
+
+    endings: Sequence[Ending]
+    features: Sequence[Feature]
+    answers: Mapping[str, torch.Tensor]
+    labels: torch.Tensor | None
+    ignored: int
+
+
+def teach(
+    job: Job,
+    stage: Stage,
+    name: str,
+    training: Training,
+    told: Mapping[str, str],
+    make_objective: Callable[[Lesson], Objective],
+) -> Outcome:
+    """Train the job's model towards what `make_objective` makes, and keep the outcome where it is better.
+
+    Args:
+        name: of the pass; its checkpoint is called so.
+        told: what outputs are, by name, where it isn't to be inferred.
+
+    Raises:
+        Interrupted: the user or a signal stopped it.
+        InvalidData, UsageError, InputError: the data, an option or a checkpoint doesn't fit the model.
+    """
+    samples = job.lessons
+    if samples is None:
+        raise UsageError(f"--recover {name} takes samples to train on; give --data.")
+    start = time.perf_counter()
+    device = torch.device(job.device)
+    fabric = make_fabric(device, training)
+    lessons, judges = split(samples, training.validation, job.seed)
+    stage.say("reading samples")
+    teacher = TorchGraph(job.original, device=device)
+    inputs = input_specs(job.original)
+    size = _feed_size(teacher, lessons, inputs, training, fabric.world_size)
+    make = partial(Feeding, inputs=inputs, device=device, batch=size, seed=job.seed)
+    ranks = {"rank": fabric.global_rank, "world": fabric.world_size}
+    learned, judged = make(lessons, augment=training.augment, **ranks), make(judges, augment="none", **ranks)
+    lesson = _lesson(job, teacher, learned, told)
+    objective = make_objective(lesson)
+    student = TorchGraph(job.model, device=device)
+    _freeze_unreached(student, objective, learned[0].feed)
+    trainer = Trainer(
+        student,
+        teacher,
+        objective,
+        learned,
+        judged,
+        training,
+        fabric=fabric,
+        stage=stage,
+        checkpoint=training.checkpoint(name),
+        identity=_identity(job, name, training),
+    )
+    outcome = trainer.run()
+    job.held_out = judges
+    if outcome.improved:
+        job.model = job.model.clone()
+        student.write_back(job.model)
+    job.recovery.append(
+        {
+            "name": name,
+            "accepted": outcome.improved,
+            "measure": objective.measure,
+            "error_before": outcome.before[0],
+            "error_after": outcome.best[0],
+            "seconds": time.perf_counter() - start,
+            "notes": [],
+            "training": {
+                **outcome.as_dict(),
+                "samples": len(lessons),
+                "validation": len(judges),
+                "batch": size * trainer.accumulate,
+                "device": str(device),
+                "devices": fabric.world_size,
+                "precision": precision_of(device, training),
+                "endings": {ending.name: ending.kind for ending in objective.endings},
+                "features": [feature.name for feature in objective.features],
+            },
+        }
+    )
+    return outcome
+
+
+def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+    """Samples to train on, and samples that select: `share` of them, `MOST_VALIDATION` at most.
+
+    Raises:
+        InvalidData: fewer than two samples.
+    """
+    if len(samples) < 2:
+        raise InvalidData("One sample was given, but training takes two at least, one to select by; give more.")
+    count = min(max(1, round(share * len(samples))), MOST_VALIDATION, len(samples) - 1)
+    order = np.random.default_rng(seed).permutation(len(samples))
+    return samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count]))
+
+
+def _feed_size(
+    teacher: TorchGraph, samples: Samples, inputs: Sequence[InputSpec], training: Training, world: int
+) -> int:
+    """How many samples go through the network at once, over all processes: as many as memory allows."""
+    least = 1 if samples.source.whole else fixed_batch(inputs) or 0
+    if least:
+        return least * world
+    probe = next(fitting_batches(samples, inputs, 1)).feed
+    needed = TRAINING_COPIES * max(footprint(teacher, probe).total, 1)
+    allowed: float = CPU_BYTES
+    if teacher.device.type == "cuda":
+        allowed = GPU_SHARE * torch.cuda.mem_get_info(teacher.device)[0]
+    fits = max(1, int(allowed // needed))
+    wanted = max(1, min(training.batch // world, len(samples) // world))
+    # Equal parts, so that every step sees as many samples.
+    return max(1, wanted // -(-wanted // fits)) * world
+
+
+def _lesson(job: Job, teacher: TorchGraph, learned: Feeding, told: Mapping[str, str]) -> Lesson:
+    names = differentiable_endings(teacher)
+    if not names:
+        raise InvalidData("No gradient gets from this model's outputs to its weights, so there is nothing to train.")
+    batch = learned[0]
+    with torch.no_grad():
+        answers = teacher(batch.feed, also=names)
+    endings = infer_endings(teacher, names, answers, told)
+    features = find_features(teacher, job.channels, job.dead, names)
+    return Lesson(endings, features, answers, batch.labels, learned.ignored)
+
+
+def _freeze_unreached(student: TorchGraph, objective: Objective, feed: Mapping[str, torch.Tensor]) -> None:
+    """Weights that no gradient reaches from where losses are taken ask for none."""
+    values = student({name: tensor[:1] for name, tensor in feed.items()}, also=objective.names)
+    ends = [values[name] for name in objective.names if values[name].requires_grad]
+    weights = [weight for weight in student.weights().values() if weight.requires_grad]
+    found = torch.autograd.grad([end.sum() for end in ends], weights, allow_unused=True)
+    for weight, gradient in zip(weights, found, strict=True):
+        weight.requires_grad_(gradient is not None)
+
+
+def _identity(job: Job, name: str, training: Training) -> dict[str, Any]:
+    """What makes one run the same as another; as JSON gives it back."""
+    options = {key: value for key, value in asdict(training).items() if key not in ("run_dir", "resume")}
+    dead = hashlib.sha256(np.packbits(job.dead).tobytes()).hexdigest()
+    lessons = len(job.lessons) if job.lessons is not None else 0
+    return {"pass": name, "seed": job.seed, "dead": dead, "samples": lessons, "options": options}

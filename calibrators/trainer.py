@@ -1,0 +1,331 @@
+"""The training loop: budget, schedule, averaging, selection, checkpoints. Devices and precision are Lightning Fabric's."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from darwinc.calibrators.checkpoint import Checkpoint
+from darwinc.calibrators.feeding import Feeding, TensorBatch
+from darwinc.calibrators.objectives import Objective, Tensors
+from darwinc.calibrators.optimizing import make_optimizer, optimizer_tensors, restore_optimizer, set_rate
+from darwinc.calibrators.stopping import StopRequest
+from darwinc.console import Stage
+from darwinc.errors import InputError, Interrupted
+from darwinc.torch_graph import TorchGraph
+from darwinc.training import Training
+
+EVALUATIONS = 20
+"""How often the validation samples are asked while the budget lasts."""
+CHECKPOINT_SECONDS = 30.0
+SHOW_SECONDS = 0.5
+LEAST_BATCH = 8
+"""Below this many samples a batch's own statistics say too little, and the stored ones are used."""
+LONGEST_AVERAGE = 0.999
+DIVERGED = 20.0
+"""A loss that stays this many times above the first ones has diverged."""
+
+
+@dataclass
+class Outcome:
+    """What became of a training.
+
+    Attributes:
+        steps, epochs, seconds: what was used up.
+        ended: budget, patience or divergence.
+        before, best: the score of the network as it came and of the state that is handed back (see
+            `Objective.score`).
+        history: [step, training loss, score] at every evaluation.
+    """
+
+    steps: int
+    epochs: float
+    seconds: float
+    ended: str
+    before: tuple[float, float]
+    best: tuple[float, float]
+    history: list[list[float]] = field(default_factory=list)
+
+    @property
+    def improved(self) -> bool:
+        """Is the state that is handed back better than the one that came?"""
+        return self.best < self.before
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the report."""
+        return asdict(self)
+
+
+@dataclass
+class _Progress:
+    """How far training is."""
+
+    step: int = 0
+    seconds: float = 0.0
+    before: tuple[float, float] = (math.inf, math.inf)
+    best: tuple[float, float] = (math.inf, math.inf)
+    evaluated: int = 0
+    stale: int = 0
+    first_loss: float = math.nan
+    loss: float = math.nan
+    history: list[list[float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains a twin in place towards an objective.
+
+    Args:
+        student: the twin that is trained; `fused` and with `objective.names` kept.
+        teacher: the original's twin, which is only asked.
+        objective: what is minimised, and what selects.
+        lessons: batches to train on.
+        judges: batches that select.
+        training: budget and options.
+        fabric: devices and precision; launched.
+        checkpoint: where the run is kept, or None.
+        identity: what the run was asked to do; a checkpoint of another one is refused.
+    """
+
+    def __init__(
+        self,
+        student: TorchGraph,
+        teacher: TorchGraph,
+        objective: Objective,
+        lessons: Feeding,
+        judges: Feeding,
+        training: Training,
+        *,
+        fabric: Fabric,
+        stage: Stage,
+        checkpoint: Path | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.student, self.teacher, self.objective = student, teacher, objective
+        self.lessons, self.judges = lessons, judges
+        self.training, self.fabric, self.stage = training, fabric, stage
+        self.path, self.identity = checkpoint, dict(identity or {})
+        self.weights = student.weights()
+        self.accumulate = max(1, training.batch // lessons.batch)
+        self.progress = _Progress()
+        self.optimizer = make_optimizer(self.weights, training)
+        self.module, self.wrapped = fabric.setup(student, self.optimizer, move_to_device=False)
+        self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.best = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self._start = time.monotonic()
+        self._saved = self._shown = self._start
+        self._total_steps = self._steps_allowed()
+        self._last = torch.tensor(math.nan)
+
+    def run(self) -> Outcome:
+        """Train until the budget is used up; the student then holds its best state.
+
+        Raises:
+            Interrupted: the user or a signal stopped it; the checkpoint, if there is one, is up to date.
+            InputError: the checkpoint is damaged, or of another run.
+        """
+        if self.training.resume and self.path is not None and self.path.exists():
+            self._restore(self.path)
+        else:
+            self.progress.before = self.progress.best = self._evaluate()
+        ended = self._loop()
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(self.best[name])
+        self.student.eval()
+        done = self.progress
+        epochs = done.step * self.accumulate / max(1, self.lessons.steps_per_epoch)
+        self._save()
+        return Outcome(done.step, epochs, done.seconds, ended, done.before, done.best, done.history)
+
+    def _steps_allowed(self) -> int | None:
+        limits = [] if self.training.steps is None else [self.training.steps]
+        if self.training.epochs is not None:
+            limits.append(max(1, round(self.training.epochs * self.lessons.steps_per_epoch / self.accumulate)))
+        return min(limits) if limits else None
+
+    def _share(self) -> float:
+        """How much of the budget is used up, 0 to 1; every rank agrees."""
+        shares = [0.0]
+        if self._total_steps is not None:
+            shares.append(self.progress.step / self._total_steps)
+        minutes = self.training.allowed_minutes
+        if minutes is not None:
+            shares.append(self._elapsed() / (60 * minutes))
+        share = max(shares)
+        return float(self.fabric.broadcast(share)) if self.fabric.world_size > 1 else share
+
+    def _elapsed(self) -> float:
+        return self.progress.seconds + time.monotonic() - self._start
+
+    def _loop(self) -> str:
+        progress = self.progress
+        feeds = self.lessons.batches(progress.step * self.accumulate)
+        with StopRequest() as request, closing(feeds):
+            while (share := self._share()) < 1:
+                set_rate(self.optimizer, share)
+                self._step(list(islice(feeds, self.accumulate)))
+                progress.step += 1
+                self._blend()
+                if self._shows() and self._has_diverged():
+                    return "divergence"
+                if self._share() * EVALUATIONS >= progress.evaluated + 1 and self._select() == "patience":
+                    return "patience"
+                if request.asked:
+                    self._stop()
+                if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+                    self._save()
+        if not progress.history or progress.history[-1][0] != progress.step:
+            self._select()
+        return "budget"
+
+    def _step(self, portions: Sequence[TensorBatch]) -> None:
+        """One step of the optimiser, over several feeds where one is smaller than the batch."""
+        self.student.train(portions[0].samples >= LEAST_BATCH)
+        names = self.objective.names
+        total = torch.zeros((), device=self.fabric.device)
+        for place, portion in enumerate(portions):
+            with torch.no_grad(), self.fabric.autocast():
+                wanted = self.teacher(portion.feed, also=names)
+            with self.fabric.no_backward_sync(self.module, enabled=place + 1 < len(portions)):
+                got = self.module(portion.feed, also=names)
+                loss = self.objective.loss(got, wanted, portion.labels) / len(portions)
+                self.fabric.backward(loss)
+            total += loss.detach()
+        self.wrapped.step()
+        self.wrapped.zero_grad()
+        # Read by _shows, now and then: reading it at once would make the device wait.
+        self._last = total
+
+    def _blend(self) -> None:
+        """Move the running average of the weights and statistics; early states are soon forgotten."""
+        step = self.progress.step
+        blend = get_ema_multi_avg_fn(min(LONGEST_AVERAGE, (1 + step) / (10 + step)))
+        blend(list(self.average.values()), [weight.detach() for weight in self.weights.values()], step)
+
+    def _shows(self) -> bool:
+        """Say how it goes, about twice a second; True where the loss was read."""
+        now = time.monotonic()
+        if now - self._shown < SHOW_SECONDS and self.progress.step > 1:
+            return False
+        self._shown, progress = now, self.progress
+        progress.loss = float(self._last)
+        if math.isnan(progress.first_loss):
+            progress.first_loss = progress.loss
+        self.stage.at(min(1.0, self._share()))
+        self.stage.say(
+            f"step {progress.step}, loss {progress.loss:.3g}, "
+            f"{self.objective.measure} {progress.before[0]:.3g}, best {progress.best[0]:.3g}"
+        )
+        return True
+
+    def _has_diverged(self) -> bool:
+        loss = self.progress.loss
+        return not math.isfinite(loss) or loss > DIVERGED * max(self.progress.first_loss, 1e-3)
+
+    def _select(self) -> str:
+        """Score the averaged network; keep it where it is the best so far. Says "patience" where that is used up."""
+        progress = self.progress
+        progress.evaluated = max(progress.evaluated + 1, int(self._share() * EVALUATIONS))
+        with self._averaged():
+            score = self._evaluate()
+        progress.history.append([progress.step, float(self._last), score[0]])
+        if score < progress.best:
+            progress.best, progress.stale = score, 0
+            for name, tensor in self.average.items():
+                self.best[name].copy_(tensor)
+        elif progress.best < progress.before:
+            # Large steps at first may cost more than they win; that alone is no reason to stop.
+            progress.stale += 1
+        self._save()
+        return "patience" if progress.stale >= self.training.patience else ""
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The student as its running average, for a while."""
+        with torch.no_grad():
+            if self.fabric.world_size > 1:
+                for tensor in self.average.values():
+                    tensor.copy_(self.fabric.all_reduce(tensor, reduce_op="mean"))
+            kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
+            for name, weight in self.weights.items():
+                weight.copy_(self.average[name])
+        yield
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(kept[name])
+
+    @torch.no_grad()
+    def _evaluate(self) -> tuple[float, float]:
+        """The score on the validation samples; not-a-number counts as infinite."""
+        self.student.eval()
+        names = self.objective.names[: len(self.objective.endings)]
+        total, count = torch.zeros(2, dtype=torch.float64), 0
+        for portion in self.judges.validation():
+            with self.fabric.autocast():
+                wanted, got = (twin(portion.feed, also=names) for twin in (self.teacher, self.student))
+            total += self.objective.score(_single(got), _single(wanted), portion.labels).double().cpu() * portion.samples
+            count += portion.samples
+        found = self._over_all_ranks(total, count).tolist()
+        first, second = (value if math.isfinite(value) else math.inf for value in found)
+        return first, second
+
+    def _over_all_ranks(self, total: torch.Tensor, count: int) -> torch.Tensor:
+        """The mean of scores [2] whose sums and counts are spread over the processes."""
+        if self.fabric.world_size > 1:
+            sums = torch.cat([total, torch.tensor([float(count)], dtype=torch.float64)]).to(self.fabric.device)
+            *total_list, size = self.fabric.all_reduce(sums, reduce_op="sum").tolist()
+            return torch.tensor(total_list, dtype=torch.float64) / max(size, 1.0)
+        return total / max(count, 1)
+
+    def _save(self) -> None:
+        self._saved = time.monotonic()
+        if self.path is None or self.fabric.global_rank != 0:
+            return
+        notes = asdict(self.progress) | {"seconds": self._elapsed(), "identity": self.identity}
+        weights = {name: weight.detach() for name, weight in self.weights.items()}
+        state = optimizer_tensors(self.optimizer, self.weights)
+        Checkpoint(weights, self.average, self.best, state, notes).save(self.path)
+
+    def _restore(self, path: Path) -> None:
+        found = Checkpoint.load(path, self.fabric.device)
+        if found.notes.pop("identity", None) != self.identity:
+            raise InputError(
+                f"The checkpoint {path} is of a run with another model, data or options; give the same command with "
+                "--resume, or another --run-dir."
+            )
+        shapes = {name: tuple(weight.shape) for name, weight in self.weights.items()}
+        if {name: tuple(tensor.shape) for name, tensor in found.weights.items()} != shapes:
+            raise InputError(f"The checkpoint {path} is of a network of another shape; give another --run-dir.")
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(found.weights[name])
+                self.average[name].copy_(found.average[name])
+                self.best[name].copy_(found.best[name])
+        restore_optimizer(self.optimizer, self.weights, found.optimizer)
+        notes = found.notes | {key: tuple(found.notes[key]) for key in ("before", "best")}
+        self.progress = _Progress(**notes)
+        self._start = time.monotonic()
+
+    def _stop(self) -> None:
+        self._save()
+        again = (
+            "give the same command with --resume to go on"
+            if self.path is not None
+            else "with --run-dir it could be resumed"
+        )
+        raise Interrupted(f"Stopped at step {self.progress.step}; nothing was written, and {again}.")
+
+
+def _single(values: Tensors) -> dict[str, torch.Tensor]:
+    """Values in single precision at least, as scores are computed."""
+    return {name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value for name, value in values.items()}

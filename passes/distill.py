@@ -1,0 +1,48 @@
+"""The original model teaches the smaller one; it takes samples, but no labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from darwinc.console import Stage
+from darwinc.passes.repair import Repair
+from darwinc.pipeline import Job
+from darwinc.training import Training, parse_outputs
+
+if TYPE_CHECKING:
+    from darwinc.calibrators.objectives import Objective
+    from darwinc.calibrators.teaching import Lesson
+
+
+@dataclass(frozen=True)
+class Distill(Repair):
+    """Train the compressed network to answer like the original, on unlabelled samples.
+
+    Class scores are matched by their softened divergence, other outputs by the share of their spread that is missed, and
+    so are values inside the network. Kept only where validation samples say that the answers come closer.
+
+    Attributes:
+        training: budget, optimiser, precision.
+        temperature: softens class scores.
+        features: the weight of values inside the network; 0 leaves them out.
+        outputs: what outputs are, as NAME=KIND,...; inferred where it isn't said.
+    """
+
+    training: Training = Training()
+    temperature: float = 4.0
+    features: float = 1.0
+    outputs: str = ""
+
+    def run(self, job: Job, stage: Stage) -> bool:
+        # torch takes seconds to import, which only a pass that trains should pay.
+        from darwinc.calibrators.teaching import teach
+
+        outcome = teach(job, stage, self.name, self.training, parse_outputs(self.outputs), self._objective)
+        return outcome.improved
+
+    def _objective(self, lesson: Lesson) -> Objective:
+        from darwinc.calibrators.objectives import Objective
+
+        features = lesson.features if self.features > 0 else ()
+        return Objective(lesson.endings, features, self.features, self.temperature)
