@@ -40,6 +40,11 @@ class Site:
         """The name of the value it makes."""
         return self.step.outputs[0]
 
+    @property
+    def output_axis(self) -> int:
+        """The axis of the output along which its channels lie."""
+        return 1 if self.convolution else -1 if self.data == 0 else -2
+
     def matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight as [G, O, C, T], times Gemm's alpha."""
         if self.step.op_type == "Conv":
@@ -49,9 +54,11 @@ class Site:
         return (weight if self._outputs_first else weight.T)[None, :, :, None] * self._alpha
 
     def unmatrix(self, matrix: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """The inverse of `matrix`, for convolutions and products (not ConvTranspose)."""
+        """The inverse of `matrix`: a weight of the shape of `like`."""
         if self.step.op_type == "Conv":
             return matrix.reshape(like.shape)
+        if self.step.op_type == "ConvTranspose":
+            return matrix.transpose(1, 2).reshape(like.shape)
         scaled = matrix[0, :, :, 0] / self._alpha
         return scaled if self._outputs_first else scaled.T
 
@@ -85,13 +92,11 @@ class Site:
         """Every position of the output as rows [R, G*O]."""
         if self.convolution:
             return y.flatten(2).transpose(1, 2).flatten(0, 1)
-        last = self.data == 0
-        return (y if last else y.transpose(-1, -2)).reshape(-1, y.shape[-1 if last else -2])
+        return y.movedim(self.output_axis, -1).reshape(-1, y.shape[self.output_axis])
 
     def positions(self, y: torch.Tensor) -> int:
         """How many output positions one sample (of the leading axis) has."""
-        outputs = y.shape[1] if self.convolution else y.shape[-1 if self.data == 0 else -2]
-        return max(y.numel() // max(outputs * y.shape[0], 1), 1)
+        return max(y.numel() // max(y.shape[self.output_axis] * y.shape[0], 1), 1)
 
     def patches(self, x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """What the weight meets at `chosen` [P] output positions of every sample: [G, N*P, C*T]."""

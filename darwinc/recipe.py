@@ -12,13 +12,13 @@ PASSES: dict[str, str] = {
     "cull": "darwinc.passes.cull:Cull",
     "excise": "darwinc.passes.excise:Excise",
     "inherit": "darwinc.passes.inherit:Inherit",
-    "recalibrate": "darwinc.passes.inherit:Recalibrate",
+    "recalibrate": "darwinc.passes.recalibrate:Recalibrate",
 }
 
 CALIBRATORS: dict[str, str] = {
     "statistics": "second moments and curvature at every reader, in one streaming pass",
     "refit": "rectifier-aware ridge least squares of every layer, on the compressed prefix",
-    "recalibrate": "mean and variance of every BatchNormalization",
+    "recalibrate": "mean and variance at every BatchNormalization, and at every layer without one",
     "weights_only": "white inputs at every layer, for graphs that torch can't run",
 }
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from darwinc.errors import UsageError
 from darwinc.passes.cull import FITNESS, TARGETS
-from darwinc.passes.inherit import Inherit, Recalibrate
+from darwinc.passes.inherit import Inherit
+from darwinc.passes.recalibrate import Recalibrate
 from darwinc.pipeline import Pass
 from darwinc.preprocess import parse
 

@@ -1,24 +1,13 @@
-"""Survivors inherit what the dead channels did, in closed form; statistics are re-estimated where that helps."""
+"""Survivors inherit what the dead channels did, in closed form."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from darwinc.console import Stage
-from darwinc.pipeline import Job, Pass
-
-TOO_FEW = "it takes at least two calibration samples, one to judge by"
-
-
-class Repair(Pass):
-    """A pass that is kept only where the answers come closer to the original's."""
-
-    def _leave_out(self, job: Job, stage: Stage, why: str) -> bool:
-        stage.leave_out(why)
-        job.warnings.append(f"{self.name} was left out: {why}.")
-        return False
+from darwinc.passes.repair import TOO_FEW, Repair, entry
+from darwinc.pipeline import Job
 
 
 @dataclass(frozen=True)
@@ -62,55 +51,6 @@ class Inherit(Repair):
             twin.write_back(job.model)
         fitted = sum(result.ridge is not None for result in refitter.results)
         job.recovery.append(
-            _entry("inherit", accepted, before, after, start, [f"{fitted} of {len(refitter.results)} layers refitted"])
+            entry("inherit", accepted, before, after, start, [f"{fitted} of {len(refitter.results)} layers refitted"])
         )
         return accepted
-
-
-@dataclass(frozen=True)
-class Recalibrate(Repair):
-    """Re-estimate every BatchNormalization's mean and variance, where held-out samples say that it helps."""
-
-    def run(self, job: Job, stage: Stage) -> bool:
-        from darwinc.calibrators.calibration import calibration_of
-        from darwinc.calibrators.divergence import divergence
-        from darwinc.calibrators.recalibrate import reestimate
-        from darwinc.torch_graph import TorchGraph
-
-        calibration = calibration_of(job)
-        if calibration.twin is None:
-            stage.leave_out(calibration.missing)  # The calibration has warned that the data isn't used.
-            return False
-        if calibration.rung != "data":
-            return self._leave_out(job, stage, "it takes calibration data; give --data")
-        if len(calibration.batches) < 2:
-            return self._leave_out(job, stage, TOO_FEW)
-        start = time.perf_counter()
-        twin = TorchGraph(job.model, device=job.device)
-        judges = calibration.batches[-calibration.holdout :]
-        before = divergence(calibration.twin, twin, judges)
-        changed = reestimate(twin, calibration.batches[: -calibration.holdout])
-        if not changed:
-            stage.leave_out("the model has no BatchNormalization with statistics of its own")
-            return False
-        stage.say("judging on held-out samples")
-        after = divergence(calibration.twin, twin, judges)
-        if after < before:
-            job.model = job.model.clone()
-            twin.write_back(job.model)
-        job.recovery.append(
-            _entry("recalibrate", after < before, before, after, start, [f"{changed} BatchNormalization nodes"])
-        )
-        return after < before
-
-
-def _entry(name: str, accepted: bool, before: float, after: float, start: float, notes: list[str]) -> dict[str, Any]:
-    """`error_*`: divergence from the original on held-out samples (calibrators.divergence)."""
-    return {
-        "name": name,
-        "accepted": accepted,
-        "error_before": before,
-        "error_after": after,
-        "seconds": time.perf_counter() - start,
-        "notes": notes,
-    }
