@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class ImageSource:
     cache_bytes: int = _CACHE_BYTES
     _cache: dict[int, Array] = field(default_factory=dict, repr=False)
     _bad: dict[int, str] = field(default_factory=dict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -78,13 +80,20 @@ class ImageSource:
 
     def read(self, indices: Sequence[int]) -> tuple[Feed, list[int]]:
         """The feed, and the indices that could be read: an image that can't is left out and named in `warnings`."""
-        decoded = [(index, pixels) for index in indices if (pixels := self._decode(index)) is not None]
-        if not decoded:
-            return {}, []
-        numbers = self.plan.numbers(np.stack([pixels for _, pixels in decoded]))
-        return {self.name: numbers}, [index for index, _ in decoded]
+        pixels, read = self.pixels(indices)
+        return ({self.name: self.plan.numbers(pixels)} if read else {}), read
 
-    def _decode(self, index: int) -> Array | None:
+    def pixels(self, indices: Sequence[int], *, keep: bool = True) -> tuple[Array, list[int]]:
+        """Bytes [N, height, width, C] before any arithmetic, and the indices that could be read.
+
+        With `keep` they stay decoded, within `cache_bytes`. Several threads may ask at once.
+        """
+        decoded = [(index, pixels) for index in indices if (pixels := self._decode(index, keep)) is not None]
+        if not decoded:
+            return np.empty((0, self.plan.height, self.plan.width, self.plan.channels), np.uint8), []
+        return np.stack([pixels for _, pixels in decoded]), [index for index, _ in decoded]
+
+    def _decode(self, index: int, keep: bool) -> Array | None:
         if index in self._bad:
             return None
         if index in self._cache:
@@ -99,18 +108,19 @@ class ImageSource:
         except _BAD_IMAGE:
             self._unreadable(index, item)
             return None
-        if (len(self._cache) + 1) * pixels.nbytes <= self.cache_bytes:
+        if keep and (len(self._cache) + 1) * pixels.nbytes <= self.cache_bytes:
             self._cache[index] = pixels
         return pixels
 
     def _unreadable(self, index: int, item: Any) -> None:
         """Count and name it, in one warning that grows."""
-        old = self._warning()
-        self._bad[index] = item.name if isinstance(item, Path) else f"image {index}"
-        if old in self.warnings:
-            self.warnings[self.warnings.index(old)] = self._warning()
-        else:
-            self.warnings.append(self._warning())
+        with self._lock:
+            old = self._warning()
+            self._bad[index] = item.name if isinstance(item, Path) else f"image {index}"
+            if old in self.warnings:
+                self.warnings[self.warnings.index(old)] = self._warning()
+            else:
+                self.warnings.append(self._warning())
 
     def _warning(self) -> str:
         names = list(self._bad.values())
