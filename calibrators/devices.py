@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from darwinc.errors import UsageError
 from darwinc.training import Training
 
-PLUGINS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+Plugin = Literal["32-true", "bf16-mixed", "16-mixed"]
+PLUGINS: dict[str, Plugin] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def precision_of(device: torch.device, training: Training) -> str:

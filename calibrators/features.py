@@ -42,7 +42,7 @@ def find_features(
     Where several readers meet is where blocks begin: the residual stream, the levels of a feature pyramid.
     """
     readers = Counter(name for step in twin.steps for name in step.inputs if name)
-    before = {name for name in endings}
+    before = set(endings)
     last = max((place for place, step in enumerate(twin.steps) if before & set(step.outputs)), default=len(twin.steps))
     tracked = channels.flow.values
     made = [

@@ -10,7 +10,7 @@ never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -123,18 +123,18 @@ class Feeding:
         """The batch of step number `step`, counted from 0 over all epochs."""
         return self._finish(self._training(step))
 
-    def batches(self, start: int = 0) -> Iterator[TensorBatch]:
+    def batches(self, start: int = 0) -> Generator[TensorBatch]:
         """The batches of the steps from `start` on, without end; close the iterator to stop its threads."""
         return self._made(self._training, count(start))
 
-    def validation(self) -> Iterator[TensorBatch]:
+    def validation(self) -> Generator[TensorBatch]:
         """Every sample of this rank once, in order and unmoved; the last batch may be short."""
         mine = range(self.rank, len(self.samples), self.world)
         share = self.batch // self.world
         parts = (mine[start : start + share] for start in range(0, len(mine), share))
         return self._made(self._in_order, parts)
 
-    def _made(self, load: Callable[[Item], _Loaded], items: Iterable[Item]) -> Iterator[TensorBatch]:
+    def _made(self, load: Callable[[Item], _Loaded], items: Iterable[Item]) -> Generator[TensorBatch]:
         loaded = in_background(load, items) if self._store.slow else (load(item) for item in items)
         with closing(loaded):
             for part in loaded:

@@ -77,9 +77,7 @@ class Lockstep:
         return value
 
 
-def living_cuts(
-    channels: Channels, dead: Mask, name: str, device: torch.device
-) -> list[tuple[int, torch.Tensor]]:
+def living_cuts(channels: Channels, dead: Mask, name: str, device: torch.device) -> list[tuple[int, torch.Tensor]]:
     """Axes of the original's value that lost channels, and the positions [K] that live."""
     tracked = channels.flow.values.get(name)
     cuts = []

@@ -28,6 +28,7 @@ LEAST_SPREAD = 1e-2
 """A column's variance counts as at least this share of the mean over columns, so that constant ones don't explode."""
 TINY = 1e-6
 
+
 @dataclass(frozen=True)
 class Ending:
     """A tensor at which a loss is taken.
@@ -101,7 +102,9 @@ def infer_endings(twin: TorchGraph, names: Sequence[str], answers: Tensors, told
     """
     unknown = sorted(set(told) - set(names))
     if unknown:
-        raise UsageError(f"--outputs names {unknown[0]!r}, but losses are taken at {', '.join(names)}; name one of them.")
+        raise UsageError(
+            f"--outputs names {unknown[0]!r}, but losses are taken at {', '.join(names)}; name one of them."
+        )
     producers = {name: step for step in twin.steps for name in step.outputs}
     found = []
     for name in names:

@@ -85,9 +85,16 @@ def teach(
     teacher = TorchGraph(job.original, device=device)
     inputs = input_specs(job.original)
     size = _feed_size(teacher, lessons, inputs, training, fabric.world_size)
-    make = partial(Feeding, inputs=inputs, device=device, batch=size, seed=job.seed)
-    ranks = {"rank": fabric.global_rank, "world": fabric.world_size}
-    learned, judged = make(lessons, augment=training.augment, **ranks), make(judges, augment="none", **ranks)
+    feed = partial(
+        Feeding,
+        inputs=inputs,
+        device=device,
+        batch=size,
+        seed=job.seed,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+    learned, judged = feed(lessons, augment=training.augment), feed(judges, augment="none")
     lesson = _lesson(job, teacher, learned, told)
     objective = make_objective(lesson)
     student = TorchGraph(job.model, device=device)

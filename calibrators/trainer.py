@@ -1,4 +1,4 @@
-"""The training loop: budget, schedule, averaging, selection, checkpoints. Devices and precision are Lightning Fabric's."""
+"""The training loop: budget, schedule, averaging, selection, checkpoints. Devices are Lightning Fabric's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from darwinc.calibrators.checkpoint import Checkpoint
 from darwinc.calibrators.feeding import Feeding, TensorBatch
@@ -26,12 +25,16 @@ from darwinc.torch_graph import TorchGraph
 from darwinc.training import Training
 
 EVALUATIONS = 20
-"""How often the validation samples are asked while the budget lasts."""
+"""How often the validation samples are asked while the budget lasts, at most."""
+EVALUATION_SHARE = 0.15
+"""What may be spent on that, in time, or in samples where the budget is counted in steps."""
 CHECKPOINT_SECONDS = 30.0
 SHOW_SECONDS = 0.5
 LEAST_BATCH = 8
 """Below this many samples a batch's own statistics say too little, and the stored ones are used."""
 LONGEST_AVERAGE = 0.999
+ANSWER_BYTES = 256 * 2**20
+"""What the teacher's answers to the validation samples may take."""
 DIVERGED = 20.0
 """A loss that stays this many times above the first ones has diverged."""
 
@@ -75,6 +78,7 @@ class _Progress:
     before: tuple[float, float] = (math.inf, math.inf)
     best: tuple[float, float] = (math.inf, math.inf)
     evaluated: int = 0
+    asking: float = 0.0
     stale: int = 0
     first_loss: float = math.nan
     loss: float = math.nan
@@ -125,6 +129,7 @@ class Trainer:
         self._saved = self._shown = self._start
         self._total_steps = self._steps_allowed()
         self._last = torch.tensor(math.nan)
+        self._answers: list[dict[str, torch.Tensor]] = []
 
     def run(self) -> Outcome:
         """Train until the budget is used up; the student then holds its best state.
@@ -145,7 +150,7 @@ class Trainer:
         done = self.progress
         epochs = done.step * self.accumulate / max(1, self.lessons.steps_per_epoch)
         self._save()
-        return Outcome(done.step, epochs, done.seconds, ended, done.before, done.best, done.history)
+        return Outcome(done.step, epochs, self._elapsed(), ended, done.before, done.best, done.history)
 
     def _steps_allowed(self) -> int | None:
         limits = [] if self.training.steps is None else [self.training.steps]
@@ -178,7 +183,7 @@ class Trainer:
                 self._blend()
                 if self._shows() and self._has_diverged():
                     return "divergence"
-                if self._share() * EVALUATIONS >= progress.evaluated + 1 and self._select() == "patience":
+                if self._is_due() and self._select() == "patience":
                     return "patience"
                 if request.asked:
                     self._stop()
@@ -187,6 +192,20 @@ class Trainer:
         if not progress.history or progress.history[-1][0] != progress.step:
             self._select()
         return "budget"
+
+    def _is_due(self) -> bool:
+        """Is it time to ask the validation samples again?"""
+        share, progress = self._share(), self.progress
+        if self.training.allowed_minutes is not None:
+            affordable = progress.asking <= EVALUATION_SHARE * self._elapsed()
+            return self._agreed(share * EVALUATIONS >= progress.evaluated + 1 and affordable)
+        seen = (self._total_steps or 0) * self.accumulate * self.lessons.batch
+        most = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * seen / max(1, len(self.judges.samples)))))
+        return share * most >= progress.evaluated + 1
+
+    def _agreed(self, value: bool) -> bool:
+        """What the first process says, as clocks differ."""
+        return bool(self.fabric.broadcast(value)) if self.fabric.world_size > 1 else value
 
     def _step(self, portions: Sequence[TensorBatch]) -> None:
         """One step of the optimiser, over several feeds where one is smaller than the batch."""
@@ -209,8 +228,9 @@ class Trainer:
     def _blend(self) -> None:
         """Move the running average of the weights and statistics; early states are soon forgotten."""
         step = self.progress.step
-        blend = get_ema_multi_avg_fn(min(LONGEST_AVERAGE, (1 + step) / (10 + step)))
-        blend(list(self.average.values()), [weight.detach() for weight in self.weights.values()], step)
+        share = 1 - min(LONGEST_AVERAGE, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), share)
 
     def _shows(self) -> bool:
         """Say how it goes, about twice a second; True where the loss was read."""
@@ -235,9 +255,11 @@ class Trainer:
     def _select(self) -> str:
         """Score the averaged network; keep it where it is the best so far. Says "patience" where that is used up."""
         progress = self.progress
-        progress.evaluated = max(progress.evaluated + 1, int(self._share() * EVALUATIONS))
+        start = time.monotonic()
         with self._averaged():
             score = self._evaluate()
+        progress.asking += time.monotonic() - start
+        progress.evaluated += 1
         progress.history.append([progress.step, float(self._last), score[0]])
         if score < progress.best:
             progress.best, progress.stale = score, 0
@@ -255,7 +277,7 @@ class Trainer:
         with torch.no_grad():
             if self.fabric.world_size > 1:
                 for tensor in self.average.values():
-                    tensor.copy_(self.fabric.all_reduce(tensor, reduce_op="mean"))
+                    tensor.copy_(self._reduced(tensor, "mean"))
             kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
             for name, weight in self.weights.items():
                 weight.copy_(self.average[name])
@@ -273,19 +295,35 @@ class Trainer:
         for portion in self.judges.validation():
             with self.fabric.autocast():
                 wanted, got = (twin(portion.feed, also=names) for twin in (self.teacher, self.student))
-            total += self.objective.score(_single(got), _single(wanted), portion.labels).double().cpu() * portion.samples
+            total += (
+                self.objective.score(_single(got), _single(wanted), portion.labels).double().cpu() * portion.samples
+            )
             count += portion.samples
         found = self._over_all_ranks(total, count).tolist()
         first, second = (value if math.isfinite(value) else math.inf for value in found)
         return first, second
 
+    def _expected(self, place: int, portion: TensorBatch, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The teacher's answers to a validation batch: it is asked once, where they are small."""
+        if place < len(self._answers):
+            return self._answers[place]
+        found = self.teacher(portion.feed, also=names)
+        wanted = _single({name: found[name] for name in names})
+        size = sum(value.numel() * value.element_size() for value in wanted.values())
+        if place == len(self._answers) and size * (place + 1) <= ANSWER_BYTES:
+            self._answers.append(wanted)
+        return wanted
+
     def _over_all_ranks(self, total: torch.Tensor, count: int) -> torch.Tensor:
         """The mean of scores [2] whose sums and counts are spread over the processes."""
         if self.fabric.world_size > 1:
             sums = torch.cat([total, torch.tensor([float(count)], dtype=torch.float64)]).to(self.fabric.device)
-            *total_list, size = self.fabric.all_reduce(sums, reduce_op="sum").tolist()
-            return torch.tensor(total_list, dtype=torch.float64) / max(size, 1.0)
+            sums = self._reduced(sums, "sum").cpu()
+            return sums[:2] / sums[2].clamp_min(1)
         return total / max(count, 1)
+
+    def _reduced(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
+        return cast(torch.Tensor, self.fabric.all_reduce(tensor, reduce_op=operation))
 
     def _save(self) -> None:
         self._saved = time.monotonic()
@@ -328,4 +366,7 @@ class Trainer:
 
 def _single(values: Tensors) -> dict[str, torch.Tensor]:
     """Values in single precision at least, as scores are computed."""
-    return {name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value for name, value in values.items()}
+    return {
+        name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        for name, value in values.items()
+    }

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
@@ -27,7 +28,15 @@ from darwinc.quality import compare_quality
 from darwinc.report import build_report, file_info
 from darwinc.report_schema import Report
 from darwinc.runtime import Feed, InputSpec, open_session, usable_feed
-from darwinc.settings import RECOVERIES, Settings, Target, device_of, judge, works_without_torch
+from darwinc.settings import (
+    Settings,
+    Target,
+    device_of,
+    judge,
+    recovery_passes,
+    trains,
+    works_without_torch,
+)
 
 __all__ = ["Result", "Settings", "Target", "compress"]
 
@@ -156,7 +165,7 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
     settings, found = run.settings, dict[str, Any]()
     # The file as it came would be compared with its own handicap: initializers among the inputs switch folding off.
     reference: Path | bytes = graph.to_bytes(job.original) if released else run.source
-    samples, split = (job.samples, "calibration") if run.test is None else (run.test, "test")
+    samples, split = _judges(run, job)
     if samples is not None:
         with _timed(run, "quality"):
             chosen = samples if split == "test" else samples.take(slice(0, MOST_JUDGED))
@@ -184,6 +193,13 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
                 "The compressed model is slower than the input here: try a coarser --align, or another target."
             )
     return found
+
+
+def _judges(run: _Run, job: Job) -> tuple[Samples | None, str]:
+    """The samples that quality is measured on, and what they were used for before."""
+    if run.test is not None:
+        return run.test, "test"
+    return (job.samples, "calibration") if job.held_out is None else (job.held_out, "validation")
 
 
 def specs(model: ir.Model) -> list[InputSpec]:
@@ -218,12 +234,19 @@ def _job(run: _Run, original: ir.Model) -> Job:
         run.seconds["analyse"] = time.perf_counter() - start
     job = Job(original, channels, run.terminal, settings.seed, settings.device)
     job.samples = samples
+    if samples is not None and trains(settings):
+        job.lessons = samples
+        order = np.random.default_rng(settings.seed).permutation(len(samples))
+        job.samples = samples.take(np.sort(order[:MOST_SAMPLES]))
     job.device = "cpu" if works_without_torch(settings) else device_of(settings.device)
     return job
 
 
 def _samples(run: _Run, original: ir.Model) -> Samples | None:
-    """Calibration samples. Those of --test are opened too: what is wrong with either is said before any work."""
+    """Samples to calibrate on, or all that there are, where something is trained on them.
+
+    Those of --test are opened too: what is wrong with either is said before any work.
+    """
     settings, found = run.settings, None
     if settings.data is not None:
         found = open_data(
@@ -231,7 +254,7 @@ def _samples(run: _Run, original: ir.Model) -> Samples | None:
             specs(original),
             labels=settings.labels,
             preprocess=settings.preprocess,
-            limit=MOST_SAMPLES,
+            limit=None if trains(settings) else MOST_SAMPLES,
             seed=settings.seed,
         )
         run.warnings.extend(found.warnings)
@@ -253,7 +276,7 @@ def _recovery(settings: Settings, job: Job) -> list[Pass]:
         names = ("inherit",) if informed else ("none",)
     if names == ("inherit",) and job.samples is not None:
         names = ("inherit", "recalibrate")
-    return [RECOVERIES[name]() for name in names if name != "none"]
+    return recovery_passes(settings, names)
 
 
 def _perform(run: _Run, job: Job, passes: Sequence[Pass]) -> None:

@@ -13,6 +13,8 @@ PASSES: dict[str, str] = {
     "excise": "darwinc.passes.excise:Excise",
     "inherit": "darwinc.passes.inherit:Inherit",
     "recalibrate": "darwinc.passes.recalibrate:Recalibrate",
+    "distill": "darwinc.passes.distill:Distill",
+    "finetune": "darwinc.passes.finetune:Finetune",
 }
 
 CALIBRATORS: dict[str, str] = {

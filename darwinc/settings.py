@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from darwinc.errors import UsageError
 from darwinc.passes.cull import FITNESS, TARGETS
+from darwinc.passes.distill import Distill
+from darwinc.passes.finetune import Finetune
 from darwinc.passes.inherit import Inherit
 from darwinc.passes.recalibrate import Recalibrate
 from darwinc.pipeline import Pass
 from darwinc.preprocess import parse
+from darwinc.training import TRAINING, Training, parse_outputs
 
-RECOVERIES: dict[str, type[Pass]] = {"inherit": Inherit, "recalibrate": Recalibrate}
+RECOVERIES: dict[str, type[Pass]] = {
+    "inherit": Inherit,
+    "recalibrate": Recalibrate,
+    "distill": Distill,
+    "finetune": Finetune,
+}
+TRAINED = ("distill", "finetune")
+"""The recoveries that train."""
 WEIGHTS_TELL = ("l1", "l2", "random")
 """The fitness criteria that need no measurements."""
 
@@ -34,7 +45,10 @@ class Settings:
         labels, preprocess: where the data needs them.
         test: labelled samples on which quality is measured and nothing else is done.
         fitness, align, max_share, protect, only: see `passes.cull.Cull`.
-        recover: `none`, `inherit`, `recalibrate`, in order; None chooses.
+        recover: `none`, or some of `RECOVERIES` in order; None chooses.
+        training: budget and options of `distill` and `finetune`.
+        loss: what `finetune` minimises (`passes.finetune.Finetune`).
+        outputs: what outputs are, NAME=KIND,...; inferred where it isn't said.
         device: auto, cpu or cuda[:N].
         bench_seconds: how long latency is measured; 0 leaves it out.
     """
@@ -49,6 +63,9 @@ class Settings:
     protect: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     recover: tuple[str, ...] | None = None
+    training: Training = TRAINING
+    loss: str = "auto"
+    outputs: str = ""
     device: str = "auto"
     seed: int = 0
     bench_seconds: float = 5.0
@@ -72,6 +89,10 @@ def judge(settings: Settings, target: Target) -> None:
         _known("recovery", name, ("none", *RECOVERIES))
     if "none" in recover and len(recover) > 1:
         raise UsageError("--recover none stands alone: it means that the weights stay as they are.")
+    if trains(settings) and settings.data is None:
+        raise UsageError(f"--recover {','.join(recover)} takes samples to train on; give --data.")
+    settings.training.judge()
+    parse_outputs(settings.outputs)
     if settings.labels is not None and settings.data is None:
         raise UsageError("--labels were given without --data; name the data that they belong to.")
     if settings.preprocess:
@@ -85,6 +106,24 @@ def judge(settings: Settings, target: Target) -> None:
 def _known(what: str, name: str, names: Iterable[str]) -> None:
     if name not in names:
         raise UsageError(f"There is no {what} {name!r}; choose from {', '.join(names)}.")
+
+
+def trains(settings: Settings) -> bool:
+    """Is anything trained?"""
+    return any(name in TRAINED for name in settings.recover or ())
+
+
+def recovery_passes(settings: Settings, names: Iterable[str]) -> list[Pass]:
+    """The recovery passes of these names, in order, with the settings' options."""
+    made: list[Pass] = []
+    for name in names:
+        if name == "distill":
+            made.append(Distill(settings.training, outputs=settings.outputs))
+        elif name == "finetune":
+            made.append(Finetune(settings.training, settings.loss, outputs=settings.outputs))
+        elif name != "none":
+            made.append(RECOVERIES[name]())
+    return made
 
 
 def works_without_torch(settings: Settings) -> bool:
@@ -105,7 +144,9 @@ def device_of(asked: str) -> str:
     import torch
 
     if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        # Each of the processes that torchrun starts on a machine has a GPU of its own.
+        local = os.environ.get("LOCAL_RANK")
+        return ("cuda" if local is None else f"cuda:{local}") if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {asked} was asked for, but torch finds no such CUDA GPU here; use --device cpu.")
     return asked

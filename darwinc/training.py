@@ -62,13 +62,13 @@ class Training:
                 raise UsageError(f"--{name} was given as {value:g}; give more than 0.")
         if self.batch < 1:
             raise UsageError(f"--batch was given as {self.batch}; give at least 1.")
-        for name, value, choices in (
+        for name, word, choices in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("precision", self.precision, PRECISIONS),
             ("compile", self.compile, COMPILING),
         ):
-            if value not in choices:
-                raise UsageError(f"There is no --{name} {value!r}; choose from {', '.join(choices)}.")
+            if word not in choices:
+                raise UsageError(f"There is no --{name} {word!r}; choose from {', '.join(choices)}.")
         for name, rate in (("learning-rate", self.learning_rate), ("weight-decay", self.weight_decay)):
             if rate is not None and not rate >= 0:
                 raise UsageError(f"--{name} was given as {rate:g}; give 0 or more.")
@@ -87,6 +87,10 @@ class Training:
     def checkpoint(self, name: str) -> Path | None:
         """Where the pass of this name keeps its checkpoint."""
         return None if self.run_dir is None else Path(self.run_dir) / f"{name}.safetensors"
+
+
+TRAINING = Training()
+"""The defaults."""
 
 
 def parse_outputs(text: str | None) -> dict[str, str]:

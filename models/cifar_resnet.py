@@ -50,7 +50,8 @@ class CifarResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.blocks(torch.relu(self.norm(self.conv(x))))
-        return self.classifier(x.mean((2, 3)))
+        scores: torch.Tensor = self.classifier(x.mean((2, 3)))
+        return scores
 
 
 def resnet20() -> tuple[CifarResNet, tuple[torch.Tensor, ...]]:

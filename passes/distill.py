@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from darwinc.console import Stage
 from darwinc.passes.repair import Repair
 from darwinc.pipeline import Job
-from darwinc.training import Training, parse_outputs
+from darwinc.training import TRAINING, Training, parse_outputs
 
 if TYPE_CHECKING:
     from darwinc.calibrators.objectives import Objective
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Distill(Repair):
     """Train the compressed network to answer like the original, on unlabelled samples.
 
-    Class scores are matched by their softened divergence, other outputs by the share of their spread that is missed, and
-    so are values inside the network. Kept only where validation samples say that the answers come closer.
+    Class scores are matched by their softened divergence; other outputs, and values inside the network, by the share
+    of their spread that is missed. Kept only where validation samples say that the answers come closer.
 
     Attributes:
         training: budget, optimiser, precision.
@@ -29,7 +29,7 @@ class Distill(Repair):
         outputs: what outputs are, as NAME=KIND,...; inferred where it isn't said.
     """
 
-    training: Training = Training()
+    training: Training = TRAINING
     temperature: float = 4.0
     features: float = 1.0
     outputs: str = ""

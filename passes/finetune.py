@@ -9,7 +9,7 @@ from darwinc.console import Stage
 from darwinc.errors import UsageError
 from darwinc.passes.repair import Repair
 from darwinc.pipeline import Job
-from darwinc.training import Training, parse_outputs
+from darwinc.training import TRAINING, Training, parse_outputs
 
 if TYPE_CHECKING:
     from darwinc.calibrators.objectives import Objective
@@ -30,7 +30,7 @@ class Finetune(Repair):
         outputs: what outputs are, as NAME=KIND,...; inferred where it isn't said.
     """
 
-    training: Training = Training()
+    training: Training = TRAINING
     loss: str = "auto"
     teacher: float = 0.5
     temperature: float = 4.0

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from darwinc.commands.options import data_options, keep_apart, model_argument, output_file, terminal_options
+from darwinc.commands.training import training_options
 from darwinc.errors import UsageError
+from darwinc.training import Training
 
 if TYPE_CHECKING:
     from darwinc.compression import Target
@@ -50,7 +52,22 @@ FITNESS = ("darwin", "taylor", "l1", "l2", "random")
 @click.option(
     "--recover",
     metavar="LIST",
-    help="none, inherit, recalibrate, in order. [default: inherit with data or BatchNormalization, else none]",
+    help="none, inherit, recalibrate, distill, finetune, in order. "
+    "[default: inherit with data or BatchNormalization, else none]",
+)
+@training_options
+@click.option(
+    "--loss",
+    default="auto",
+    show_default=True,
+    metavar="LOSS",
+    help="Of finetune: auto, cross-entropy, binary, dense, or package.module:function.",
+)
+@click.option(
+    "--outputs",
+    default="",
+    metavar="NAME=KIND,...",
+    help="What outputs are, where it can't be inferred: classes, dense, binary, values, ignore.",
 )
 @click.option(
     "--align",
@@ -110,6 +127,9 @@ def compress(
     strategy: str,
     fitness: str,
     recover: str | None,
+    training: Training,
+    loss: str,
+    outputs: str,
     align: str,
     max_share: float,
     protect: tuple[str, ...],
@@ -153,6 +173,9 @@ def compress(
         protect=protect,
         only=only,
         recover=tuple(part.strip() for part in recover.split(",")) if recover else None,
+        training=training,
+        loss=loss,
+        outputs=outputs,
         device=device,
         seed=seed,
         bench_seconds=bench_seconds,
