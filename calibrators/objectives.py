@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from darwinc.calibrators.features import Feature
 from darwinc.calibrators.statistics import class_log_probabilities
 from darwinc.errors import InvalidData, UsageError
 from darwinc.torch_graph import TorchGraph
+from darwinc.user_code import current_folder_importable, named
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 UserLoss: TypeAlias = Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
@@ -24,8 +25,9 @@ SIGMOIDS = ("Sigmoid", "HardSigmoid")
 MOVERS = frozenset({
     "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Slice", "Resize", "Upsample",
 })  # fmt: skip
-LEAST_SPREAD = 1e-2
-"""A column's variance counts as at least this share of the mean over columns, so that constant ones don't explode."""
+LOSSES = ("cross-entropy", "binary", "dense")
+STEADY, SILENT = 1e-4, 1e-8
+"""A column's variance counts as at least these shares of its own mean square, and of the mean over columns."""
 TINY = 1e-6
 
 
@@ -76,16 +78,17 @@ def _unexplained(wanted: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
 
 
 def missed_share(wanted: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
-    """Squared error over variance, mean over columns (channels of [N, C, H, W], else the last axis)."""
+    """Squared error over variance, mean over columns (channels of [N, C, H, W], else the last axis).
+
+    Columns may be of any scale: boxes in pixels beside probabilities. One that hardly varies is measured by its size.
+    """
     wanted, got = wanted.float(), got.float()
     axis = 1 if wanted.ndim == 4 else wanted.ndim - 1
     others = [place for place in range(wanted.ndim) if place != axis] or [0]
     error = (got - wanted).square().mean(others)
-    centre = wanted.mean(others, keepdim=True)
-    spread = (wanted - centre).square().mean(others)
-    # A tensor that doesn't vary at all is measured by its size.
-    spread = torch.where(spread.sum() > 0, spread, wanted.square().mean(others))
-    return (error / (spread + LEAST_SPREAD * spread.mean() + 1e-12)).mean()
+    size = wanted.square().mean(others)
+    spread = size - wanted.mean(others).square()
+    return (error / (spread.clamp_min(0) + STEADY * size + SILENT * size.mean() + 1e-12)).mean()
 
 
 def infer_endings(twin: TorchGraph, names: Sequence[str], answers: Tensors, told: Mapping[str, str]) -> list[Ending]:
@@ -184,7 +187,14 @@ def supervise(
 
     Raises:
         InvalidData: no output of the model fits the labels.
+        UsageError: a loss that doesn't exist.
     """
+    if ":" in loss:
+        return Supervision("custom", endings[0], ignored, _user_loss(loss))
+    if loss not in ("auto", *LOSSES):
+        raise UsageError(
+            f"There is no --loss {loss!r}; choose from auto, {', '.join(LOSSES)}, or package.module:function."
+        )
     kind = loss if loss != "auto" else _loss_of(labels)
     ranks = {"cross-entropy": "classes", "dense": "dense", "binary": ""}
     for ending in endings:
@@ -202,6 +212,18 @@ def supervise(
         f"Labels of shape {list(labels.shape)} were found, which the {kind} loss can't compare with any output "
         f"({shapes}); give labels [N] for class scores [N, K], [N, H, W] for maps [N, K, H, W], or --loss."
     )
+
+
+def _user_loss(spec: str) -> UserLoss:
+    """The function that `package.module:function` names; modules in the current folder are found too."""
+    try:
+        with current_folder_importable():
+            found = named(spec)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--loss {spec} can't be imported ({error}); give package.module:function.") from error
+    if not callable(found):
+        raise UsageError(f"--loss {spec} is no function; name one that takes outputs by name and labels.")
+    return cast(UserLoss, found)
 
 
 def _loss_of(labels: torch.Tensor) -> str:

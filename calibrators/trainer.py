@@ -64,10 +64,6 @@ class Outcome:
         """Is the state that is handed back better than the one that came?"""
         return self.best < self.before
 
-    def as_dict(self) -> dict[str, Any]:
-        """For the report."""
-        return asdict(self)
-
 
 @dataclass
 class _Progress:

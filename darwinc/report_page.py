@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import jinja2
 import rich.filesize
 
-from darwinc.report_schema import Agreement, Report, merge_barriers, most_shrunk, points
+from darwinc.report_schema import Agreement, Recovery, Report, merge_barriers, most_shrunk, points
 
 MISSING = "not measured"
 MET_WITHIN = 0.01
 """`selection.SHORTFALL`, which a page shouldn't take a second to import; a test keeps the two equal."""
 FRACTIONS_REMOVED = {"sparsity": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "latency"}
-REPAIRS = ("inherit", "recalibrate")
+REPAIRS = ("inherit", "recalibrate", "distill", "finetune")
 STATISTICS = {
     "data": "calibration data",
     "batchnorm": "BatchNorm",
@@ -168,12 +168,24 @@ def recovery_lines(report: Report) -> list[str]:
     if not any(entry.name in REPAIRS for entry in report.passes):
         return ["no recovery: what stays keeps its values"]
     samples = "made-up" if report.mode == "data-free" else "held-out"
-    return [
-        f"{step.name}: {'kept' if step.accepted else 'dropped'}, the error against the original on {samples} samples "
-        f"{'fell' if step.accepted else 'would go'} from {number_text(step.error_before)} to "
-        f"{number_text(step.error_after)}"
-        for step in report.recovery
-    ]
+    return [_recovery_line(step, samples) for step in report.recovery]
+
+
+def _recovery_line(step: Recovery, samples: str) -> str:
+    before, after = number_text(step.error_before), number_text(step.error_after)
+    verdict = "kept" if step.accepted else "dropped"
+    if step.training is None:
+        moved = "fell" if step.accepted else "would go"
+        return (
+            f"{step.name}: {verdict}, the error against the original on {samples} samples {moved} from {before} to {after}"
+        )
+    how = f"after {step.training.steps} steps ({step.training.seconds:.0f} s)"
+    reason = {"patience": ", stopped early", "divergence": ", stopped because it diverged"}.get(step.training.ended, "")
+    if not step.accepted:
+        return f"{step.name}: {verdict}, the {step.measure} on validation samples stayed {before} {how}{reason}"
+    return (
+        f"{step.name}: {verdict}, the {step.measure} on validation samples fell from {before} to {after} {how}{reason}"
+    )
 
 
 def _agreement_text(agreement: Agreement) -> str:

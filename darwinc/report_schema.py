@@ -182,11 +182,38 @@ class PassRun(Part):
     skipped: list[Skipped] = []
 
 
+class Training(Part):
+    """How a network was trained. `history` has a row for each evaluation: step, training loss, score.
+
+    `ended` is budget, patience or divergence; `endings` says where losses were taken, and what was there; `features`
+    are the inner values that were matched.
+    """
+
+    steps: int
+    epochs: float
+    seconds: float
+    ended: Literal["budget", "patience", "divergence"]
+    history: list[list[float | None]] = []
+    samples: int
+    validation: int
+    batch: int
+    optimizer: str
+    device: str
+    devices: int = 1
+    precision: str
+    compiled: bool = False
+    augmentation: str | None = None
+    endings: dict[str, str] = {}
+    features: list[str] = []
+
+
 class Recovery(Part):
-    """One repair; `error_*` on held-out samples, accepted only where it helps."""
+    """One repair; `error_*` on held-out samples, accepted only where it helps. `measure` says what the error is."""
 
     name: str
     accepted: bool
+    measure: str = "divergence"
+    training: Training | None = None
     error_before: float | None = None
     error_after: float | None = None
     seconds: float | None = None
