@@ -82,11 +82,23 @@ class Site:
             return not self._transposed(0) if self.data == 0 else self._transposed(1)
         return self.data == 0
 
-    def input_rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Every position of the input as rows [R, G*C], without kernel taps."""
-        if self.convolution:
-            return x.flatten(2).transpose(1, 2).flatten(0, 1)
-        return (x if self._data_last else x.transpose(-1, -2)).reshape(-1, x.shape[-1 if self._data_last else -2])
+    @property
+    def _input_axis(self) -> int:
+        return 1 if self.convolution else -1 if self._data_last else -2
+
+    def input_positions(self, x: torch.Tensor) -> int:
+        """How many positions the input has, in all samples together."""
+        return x.numel() // max(x.shape[self._input_axis], 1)
+
+    def input_rows(self, x: torch.Tensor, chosen: torch.Tensor | None = None) -> torch.Tensor:
+        """The input's positions, or the `chosen` [R] of them, as rows [R, G*C], without kernel taps."""
+        axis = self._input_axis
+        if chosen is not None and axis == 1:
+            # The others are not even read: most of a large image isn't chosen.
+            flat = x.flatten(2)
+            return flat[chosen // flat.shape[2], :, chosen % flat.shape[2]]
+        rows = x.movedim(axis, -1).reshape(-1, x.shape[axis])
+        return rows if chosen is None else rows[chosen]
 
     def output_rows(self, y: torch.Tensor) -> torch.Tensor:
         """Every position of the output as rows [R, G*O]."""

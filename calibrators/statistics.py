@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 
 from darwinc.calibrators.meetings import Meeting, find_meetings
+from darwinc.calibrators.moments import Moments, lower, mirror
 from darwinc.calibrators.sites import Site, find_sites
 from darwinc.channels import Channels
 from darwinc.data import samples_in
-from darwinc.errors import DarwincError
 from darwinc.fitness import ReaderStatistics
 from darwinc.torch_graph import TorchGraph
 
@@ -35,34 +35,6 @@ CERTAIN = 0.9
 
 CURVATURE_ROWS = 16384
 """Positions of a batch that enter the curvature, at most."""
-
-
-@dataclass
-class _Moments:
-    """Sums over rows [R, S], shifted by the first batch's mean for precision."""
-
-    count: int = 0
-    shift: torch.Tensor | None = None
-    first: torch.Tensor | None = None
-    second: torch.Tensor | None = None
-
-    def add(self, rows: torch.Tensor) -> None:
-        if self.shift is None or self.first is None or self.second is None:
-            self.shift = rows.mean(0)
-            self.first = torch.zeros_like(self.shift, dtype=torch.float64)
-            self.second = torch.zeros((rows.shape[1],) * 2, dtype=torch.float64, device=rows.device)
-        centred = rows - self.shift
-        self.first += centred.sum(0, dtype=torch.float64)
-        self.second += (centred.T @ centred).double()
-        self.count += rows.shape[0]
-
-    def covariance(self) -> torch.Tensor:
-        """The covariance of all rows seen [S, S], in place of their moments; at least one batch must have been."""
-        if self.first is None or self.second is None:
-            raise DarwincError("no calibration batch was seen before statistics were asked for")
-        offset = self.first / self.count
-        self.second /= self.count
-        return self.second.addr_(offset, offset, alpha=-1)
 
 
 @dataclass
@@ -83,7 +55,7 @@ class _Part:
     block: bool
     order: torch.Tensor | None = None
     taps: int = 1
-    moments: _Moments = field(default_factory=_Moments)
+    moments: Moments = field(default_factory=Moments)
     curvature: torch.Tensor | None = None
     taylor: torch.Tensor | None = None
 
@@ -153,7 +125,7 @@ class _Watch:
         """The statistics of every group."""
         if self.weight is None:
             return []
-        matrix = self.site.matrix(self.weight).double()
+        matrix = self.site.matrix(self.weight)
         by_group = self.positions.reshape(self.site.groups, -1)
         return [_conclude(part, matrix[part.number], by_group[part.number], samples) for part in self.parts]
 
@@ -221,20 +193,20 @@ def _batch(
 def _add_moments(
     site: Site, parts: list[_Part], x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, generator: torch.Generator
 ) -> None:
-    blocks = None
     if any(part.block for part in parts):
-        available = site.positions(y)
-        chosen = torch.randperm(available, generator=generator)[:POSITIONS].to(y.device)
+        chosen = torch.randperm(site.positions(y), generator=generator)[:POSITIONS].to(y.device)
         blocks = site.patches(x, weight, y, chosen)
-    rows = site.input_rows(x)
-    limit = POSITIONS * max(x.shape[0], 1)
-    if rows.shape[0] > limit:
-        rows = rows[torch.randint(rows.shape[0], (limit,), generator=generator).to(rows.device)]
+        for part in parts:
+            part.moments.add(blocks[part.number])
+        return
+    available, limit = site.input_positions(x), POSITIONS * max(x.shape[0], 1)
+    if available > limit:
+        rows = site.input_rows(x, torch.randint(available, (limit,), generator=generator).to(x.device))
+    else:
+        rows = site.input_rows(x)
     rows = rows.reshape(len(rows), site.groups, -1)
     for part in parts:
-        part.moments.add(
-            blocks[part.number] if part.block and blocks is not None else part.by_slot(rows[:, part.number])
-        )
+        part.moments.add(part.by_slot(rows[:, part.number]))
 
 
 def _add_gradients(
@@ -329,9 +301,10 @@ def _conclude(part: _Part, matrix: torch.Tensor, positions: npt.NDArray[np.int64
 
 
 def _gram(matrix: torch.Tensor, curvature: torch.Tensor | None, covariance: torch.Tensor) -> torch.Tensor:
-    """The sum over taps of W' G W [S, S]; without gradients G = I / tr(W C W')."""
+    """The sum over taps of W' G W [S, S], of a weight [O, S, T]; without gradients G = I / tr(W C W')."""
     by_tap = matrix.permute(2, 0, 1)
     if curvature is None:
-        gram = torch.einsum("tos,tor->sr", by_tap, by_tap)
-        return gram / torch.sum(gram * covariance).clamp_min(1e-30)
+        gram = mirror(lower(by_tap.reshape(-1, matrix.shape[1])))
+        return gram.div_(torch.dot(gram.flatten(), covariance.flatten()).clamp_min(1e-30))
+    by_tap = by_tap.double()
     return torch.einsum("tos,tor->sr", by_tap, torch.matmul(curvature, by_tap))
