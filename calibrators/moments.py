@@ -26,11 +26,11 @@ class Moments:
     _waiting: list[torch.Tensor] = field(default_factory=list)
     _rows: int = 0
 
-    def add(self, rows: torch.Tensor) -> None:
-        """More rows. They are copied, and multiplied when there are enough of them."""
+    def add(self, rows: torch.Tensor, *, own: bool = False) -> None:
+        """More rows, which are multiplied when there are enough of them. With `own` their memory is used up."""
         if self.shift is None:
             self.shift = rows.mean(0)
-        self._waiting.append(rows - self.shift)
+        self._waiting.append(rows.sub_(self.shift) if own else rows - self.shift)
         self._rows += len(rows)
         if self._rows >= max(FEWEST_ROWS, rows.shape[1] // 4):
             self._fold()

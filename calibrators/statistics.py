@@ -45,6 +45,7 @@ class _Part:
         number: which group of the convolution.
         units: component of each slot [S].
         block: one slot per channel and kernel tap, rather than per channel.
+        channels: input positions [C].
         order: positions sorted by unit, where every unit has the same number of positions (a flattened image): those
             become taps.
         taps: positions per unit.
@@ -53,6 +54,7 @@ class _Part:
     number: int
     units: npt.NDArray[np.int64]
     block: bool
+    channels: int
     order: torch.Tensor | None = None
     taps: int = 1
     moments: Moments = field(default_factory=Moments)
@@ -63,17 +65,27 @@ class _Part:
     def of(cls, number: int, units: npt.NDArray[np.int64], taps: int) -> _Part:
         """Choose the finest slots that memory allows."""
         if len(units) * taps <= BLOCK_LIMIT:
-            return cls(number, np.repeat(units, taps), taps > 1)
+            return cls(number, np.repeat(units, taps), taps > 1, len(units))
         distinct, counts = np.unique(units, return_counts=True)
         if len(distinct) < len(units) and distinct[0] > 0 and (counts == counts[0]).all():
-            return cls(number, distinct, False, torch.from_numpy(np.argsort(units, kind="stable")), int(counts[0]))
-        return cls(number, units, False)
+            order = torch.from_numpy(np.argsort(units, kind="stable"))
+            return cls(number, distinct, False, len(units), order, int(counts[0]))
+        return cls(number, units, False, len(units))
 
     def by_slot(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows [R, positions] as rows of slots."""
         if self.order is None:
             return rows
         return rows[:, self.order.to(rows.device)].reshape(len(rows), -1, self.taps).transpose(1, 2).flatten(0, 1)
+
+    def covariance(self) -> torch.Tensor:
+        """Of the slots [S, S]; windows come with channels last, slots go by channel."""
+        found = self.moments.covariance()
+        if not self.block:
+            return found
+        taps = len(self.units) // self.channels
+        by_tap = found.reshape(taps, self.channels, taps, self.channels)
+        return by_tap.permute(1, 0, 3, 2).reshape(found.shape)
 
     def weight(self, matrix: torch.Tensor) -> torch.Tensor:
         """A weight [O, C, T] by slot [O, S, T']."""
@@ -195,9 +207,9 @@ def _add_moments(
 ) -> None:
     if any(part.block for part in parts):
         chosen = torch.randperm(site.positions(y), generator=generator)[:POSITIONS].to(y.device)
-        blocks = site.patches(x, weight, y, chosen)
+        windows = site.windows(x, weight, y, chosen)
         for part in parts:
-            part.moments.add(blocks[part.number])
+            part.moments.add(windows[part.number].flatten(1), own=True)
         return
     available, limit = site.input_positions(x), POSITIONS * max(x.shape[0], 1)
     if available > limit:
@@ -294,7 +306,7 @@ def class_log_probabilities(output: torch.Tensor) -> torch.Tensor | None:
 
 
 def _conclude(part: _Part, matrix: torch.Tensor, positions: npt.NDArray[np.int64], samples: int) -> ReaderStatistics:
-    covariance = part.moments.covariance()
+    covariance = part.covariance()
     gram = _gram(part.weight(matrix), None if part.curvature is None else part.curvature / samples, covariance)
     taylor = None if part.taylor is None else (part.taylor / samples).cpu().numpy()
     return ReaderStatistics(part.units, covariance.cpu().numpy(), gram.cpu().numpy(), positions, taylor)

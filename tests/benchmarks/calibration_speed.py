@@ -47,9 +47,9 @@ def batches(model: ir.Model, twin: TorchGraph, asked: argparse.Namespace) -> lis
 
 def seconds(work: Callable[[], object]) -> float:
     """How long it takes."""
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def measure(path: Path, asked: argparse.Namespace) -> str:
