@@ -17,6 +17,9 @@ from darwinc.torch_rules.windows import Window, pad_spatial
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("Gemm", "MatMul")
 
+SPARSE = 2
+"""Pixels per pixel of all chosen windows above which an image is first cut to those pixels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Site:
@@ -82,11 +85,23 @@ class Site:
             return not self._transposed(0) if self.data == 0 else self._transposed(1)
         return self.data == 0
 
-    def input_rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Every position of the input as rows [R, G*C], without kernel taps."""
-        if self.convolution:
-            return x.flatten(2).transpose(1, 2).flatten(0, 1)
-        return (x if self._data_last else x.transpose(-1, -2)).reshape(-1, x.shape[-1 if self._data_last else -2])
+    @property
+    def _input_axis(self) -> int:
+        return 1 if self.convolution else -1 if self._data_last else -2
+
+    def input_positions(self, x: torch.Tensor) -> int:
+        """How many positions the input has, in all samples together."""
+        return x.numel() // max(x.shape[self._input_axis], 1)
+
+    def input_rows(self, x: torch.Tensor, chosen: torch.Tensor | None = None) -> torch.Tensor:
+        """The input's positions, or the `chosen` [R] of them, as rows [R, G*C], without kernel taps."""
+        axis = self._input_axis
+        if chosen is not None and axis == 1:
+            # The others are not even read: most of a large image isn't chosen.
+            flat = x.flatten(2)
+            return flat[chosen // flat.shape[2], :, chosen % flat.shape[2]]
+        rows = x.movedim(axis, -1).reshape(-1, x.shape[axis])
+        return rows if chosen is None else rows[chosen]
 
     def output_rows(self, y: torch.Tensor) -> torch.Tensor:
         """Every position of the output as rows [R, G*O]."""
@@ -103,14 +118,24 @@ class Site:
         if not self.convolution:
             rows = self.input_rows(x)
             return rows.reshape(-1, self.positions(y), rows.shape[-1])[:, chosen].flatten(0, 1)[None]
+        return self.windows(x, weight, y, chosen).transpose(2, 3).flatten(2)
+
+    def windows(self, x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """A convolution's windows at `chosen` [P] output positions of every sample, in memory of their own.
+
+        [G, N*P, T, C]: with channels last, so that each tap of a window is read and written as a whole.
+        """
         window = Window.of(Call(self.step, (), 0, x.device), tuple(weight.shape[2:]))
         begins, ends = window.pads(x.shape[2:])
         padded = pad_spatial(x, begins, ends, 0.0)
+        flat = padded.flatten(2)
         index = _gather_index(window, tuple(padded.shape[2:]), tuple(y.shape[2:]), chosen)
-        taken = padded.flatten(2)[:, :, index]
-        samples, channels, positions, taps = taken.shape
-        grouped = taken.reshape(samples, self.groups, channels // self.groups, positions, taps)
-        return grouped.permute(1, 0, 3, 2, 4).reshape(self.groups, samples * positions, -1)
+        if flat.shape[2] > SPARSE * index.numel():
+            met, index = index.unique(return_inverse=True)
+            flat = flat.index_select(2, met)
+        taken = flat.transpose(1, 2).contiguous().index_select(1, index.flatten())
+        by_group = taken.reshape(x.shape[0] * index.shape[0], index.shape[1], self.groups, -1)
+        return by_group.permute(2, 0, 1, 3)
 
     def targets(self, y: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """The outputs at `chosen` [P] positions of every sample: [G, N*P, O]."""

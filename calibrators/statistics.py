@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 
 from darwinc.calibrators.meetings import Meeting, find_meetings
+from darwinc.calibrators.moments import Moments, lower, mirror
 from darwinc.calibrators.sites import Site, find_sites
 from darwinc.channels import Channels
 from darwinc.data import samples_in
-from darwinc.errors import DarwincError
 from darwinc.fitness import ReaderStatistics
 from darwinc.torch_graph import TorchGraph
 
@@ -38,34 +38,6 @@ CURVATURE_ROWS = 16384
 
 
 @dataclass
-class _Moments:
-    """Sums over rows [R, S], shifted by the first batch's mean for precision."""
-
-    count: int = 0
-    shift: torch.Tensor | None = None
-    first: torch.Tensor | None = None
-    second: torch.Tensor | None = None
-
-    def add(self, rows: torch.Tensor) -> None:
-        if self.shift is None or self.first is None or self.second is None:
-            self.shift = rows.mean(0)
-            self.first = torch.zeros_like(self.shift, dtype=torch.float64)
-            self.second = torch.zeros((rows.shape[1],) * 2, dtype=torch.float64, device=rows.device)
-        centred = rows - self.shift
-        self.first += centred.sum(0, dtype=torch.float64)
-        self.second += (centred.T @ centred).double()
-        self.count += rows.shape[0]
-
-    def covariance(self) -> torch.Tensor:
-        """The covariance of all rows seen [S, S], in place of their moments; at least one batch must have been."""
-        if self.first is None or self.second is None:
-            raise DarwincError("no calibration batch was seen before statistics were asked for")
-        offset = self.first / self.count
-        self.second /= self.count
-        return self.second.addr_(offset, offset, alpha=-1)
-
-
-@dataclass
 class _Part:
     """One group of one reader, and how its input positions map to slots.
 
@@ -73,6 +45,7 @@ class _Part:
         number: which group of the convolution.
         units: component of each slot [S].
         block: one slot per channel and kernel tap, rather than per channel.
+        channels: input positions [C].
         order: positions sorted by unit, where every unit has the same number of positions (a flattened image): those
             become taps.
         taps: positions per unit.
@@ -81,9 +54,10 @@ class _Part:
     number: int
     units: npt.NDArray[np.int64]
     block: bool
+    channels: int
     order: torch.Tensor | None = None
     taps: int = 1
-    moments: _Moments = field(default_factory=_Moments)
+    moments: Moments = field(default_factory=Moments)
     curvature: torch.Tensor | None = None
     taylor: torch.Tensor | None = None
 
@@ -91,17 +65,27 @@ class _Part:
     def of(cls, number: int, units: npt.NDArray[np.int64], taps: int) -> _Part:
         """Choose the finest slots that memory allows."""
         if len(units) * taps <= BLOCK_LIMIT:
-            return cls(number, np.repeat(units, taps), taps > 1)
+            return cls(number, np.repeat(units, taps), taps > 1, len(units))
         distinct, counts = np.unique(units, return_counts=True)
         if len(distinct) < len(units) and distinct[0] > 0 and (counts == counts[0]).all():
-            return cls(number, distinct, False, torch.from_numpy(np.argsort(units, kind="stable")), int(counts[0]))
-        return cls(number, units, False)
+            order = torch.from_numpy(np.argsort(units, kind="stable"))
+            return cls(number, distinct, False, len(units), order, int(counts[0]))
+        return cls(number, units, False, len(units))
 
     def by_slot(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows [R, positions] as rows of slots."""
         if self.order is None:
             return rows
         return rows[:, self.order.to(rows.device)].reshape(len(rows), -1, self.taps).transpose(1, 2).flatten(0, 1)
+
+    def covariance(self) -> torch.Tensor:
+        """Of the slots [S, S]; windows come with channels last, slots go by channel."""
+        found = self.moments.covariance()
+        if not self.block:
+            return found
+        taps = len(self.units) // self.channels
+        by_tap = found.reshape(taps, self.channels, taps, self.channels)
+        return by_tap.permute(1, 0, 3, 2).reshape(found.shape)
 
     def weight(self, matrix: torch.Tensor) -> torch.Tensor:
         """A weight [O, C, T] by slot [O, S, T']."""
@@ -153,7 +137,7 @@ class _Watch:
         """The statistics of every group."""
         if self.weight is None:
             return []
-        matrix = self.site.matrix(self.weight).double()
+        matrix = self.site.matrix(self.weight)
         by_group = self.positions.reshape(self.site.groups, -1)
         return [_conclude(part, matrix[part.number], by_group[part.number], samples) for part in self.parts]
 
@@ -221,20 +205,20 @@ def _batch(
 def _add_moments(
     site: Site, parts: list[_Part], x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, generator: torch.Generator
 ) -> None:
-    blocks = None
     if any(part.block for part in parts):
-        available = site.positions(y)
-        chosen = torch.randperm(available, generator=generator)[:POSITIONS].to(y.device)
-        blocks = site.patches(x, weight, y, chosen)
-    rows = site.input_rows(x)
-    limit = POSITIONS * max(x.shape[0], 1)
-    if rows.shape[0] > limit:
-        rows = rows[torch.randint(rows.shape[0], (limit,), generator=generator).to(rows.device)]
+        chosen = torch.randperm(site.positions(y), generator=generator)[:POSITIONS].to(y.device)
+        windows = site.windows(x, weight, y, chosen)
+        for part in parts:
+            part.moments.add(windows[part.number].flatten(1), own=True)
+        return
+    available, limit = site.input_positions(x), POSITIONS * max(x.shape[0], 1)
+    if available > limit:
+        rows = site.input_rows(x, torch.randint(available, (limit,), generator=generator).to(x.device))
+    else:
+        rows = site.input_rows(x)
     rows = rows.reshape(len(rows), site.groups, -1)
     for part in parts:
-        part.moments.add(
-            blocks[part.number] if part.block and blocks is not None else part.by_slot(rows[:, part.number])
-        )
+        part.moments.add(part.by_slot(rows[:, part.number]))
 
 
 def _add_gradients(
@@ -322,16 +306,17 @@ def class_log_probabilities(output: torch.Tensor) -> torch.Tensor | None:
 
 
 def _conclude(part: _Part, matrix: torch.Tensor, positions: npt.NDArray[np.int64], samples: int) -> ReaderStatistics:
-    covariance = part.moments.covariance()
+    covariance = part.covariance()
     gram = _gram(part.weight(matrix), None if part.curvature is None else part.curvature / samples, covariance)
     taylor = None if part.taylor is None else (part.taylor / samples).cpu().numpy()
     return ReaderStatistics(part.units, covariance.cpu().numpy(), gram.cpu().numpy(), positions, taylor)
 
 
 def _gram(matrix: torch.Tensor, curvature: torch.Tensor | None, covariance: torch.Tensor) -> torch.Tensor:
-    """The sum over taps of W' G W [S, S]; without gradients G = I / tr(W C W')."""
+    """The sum over taps of W' G W [S, S], of a weight [O, S, T]; without gradients G = I / tr(W C W')."""
     by_tap = matrix.permute(2, 0, 1)
     if curvature is None:
-        gram = torch.einsum("tos,tor->sr", by_tap, by_tap)
-        return gram / torch.sum(gram * covariance).clamp_min(1e-30)
+        gram = mirror(lower(by_tap.reshape(-1, matrix.shape[1])))
+        return gram.div_(torch.dot(gram.flatten(), covariance.flatten()).clamp_min(1e-30))
+    by_tap = by_tap.double()
     return torch.einsum("tos,tor->sr", by_tap, torch.matmul(curvature, by_tap))
