@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from darwinc.data_masks import IGNORED
 from darwinc.errors import UsageError
 from darwinc.runtime import InputSpec
 from darwinc.synthetic import channel_axis
@@ -25,7 +26,7 @@ KINDS = ("flip", "shift")
 SHORTEST_SIDE = 16
 SHARE = 8
 """A shift is by at most one part in this many of the side."""
-IGNORED, IGNORED_SIGNED = 255, -1
+IGNORED_SIGNED = -1
 
 
 def parse_augment(text: str) -> tuple[str, ...] | None:

@@ -233,11 +233,17 @@ def _samples(run: _Run, original: ir.Model) -> Samples | None:
             preprocess=settings.preprocess,
             limit=MOST_SAMPLES,
             seed=settings.seed,
+            metadata=original.metadata_props,
         )
         run.warnings.extend(found.warnings)
     if settings.test is not None:
         run.test = open_data(
-            settings.test, specs(original), preprocess=settings.preprocess, seed=settings.seed, option="--test"
+            settings.test,
+            specs(original),
+            preprocess=settings.preprocess,
+            seed=settings.seed,
+            option="--test",
+            metadata=original.metadata_props,
         )
     return found
 

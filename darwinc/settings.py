@@ -9,7 +9,7 @@ from darwinc.errors import UsageError
 from darwinc.passes.cull import FITNESS, TARGETS
 from darwinc.passes.inherit import Inherit, Recalibrate
 from darwinc.pipeline import Pass
-from darwinc.preprocess import parse
+from darwinc.preprocess_notes import FROM_MODEL, read_spec
 
 RECOVERIES: dict[str, type[Pass]] = {"inherit": Inherit, "recalibrate": Recalibrate}
 WEIGHTS_TELL = ("l1", "l2", "random")
@@ -73,8 +73,8 @@ def judge(settings: Settings, target: Target) -> None:
         raise UsageError("--recover none stands alone: it means that the weights stay as they are.")
     if settings.labels is not None and settings.data is None:
         raise UsageError("--labels were given without --data; name the data that they belong to.")
-    if settings.preprocess:
-        parse(settings.preprocess)
+    if settings.preprocess and settings.preprocess != FROM_MODEL:
+        read_spec(settings.preprocess)
     if settings.seed < 0:
         raise UsageError(f"The seed {settings.seed} is negative; give 0 or more.")
     if settings.device not in ("auto", "cpu"):

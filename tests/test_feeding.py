@@ -54,7 +54,8 @@ def image_samples(path: Path, preprocess: str = "imagenet") -> Samples:
 
 
 def feeding(samples: Samples, **options: Any) -> Feeding:
-    return Feeding(samples, [IMAGE], **{"device": "cpu", "batch": 4, "seed": 3, "augment": "none"} | options)
+    chosen: dict[str, Any] = {"device": "cpu", "batch": 4, "seed": 3, "augment": "none"} | options
+    return Feeding(samples, [IMAGE], **chosen)
 
 
 def positions(batch: TensorBatch) -> list[int]:

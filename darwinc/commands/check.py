@@ -137,6 +137,7 @@ class _Pair:
             labels=self.labels,
             preprocess=self.preprocess,
             seed=self.seed,
+            metadata=self.models[self.before].metadata_props,
         )
         quality, parity = compare_quality(self.before, self.after, samples, split="check")
         found = {} if parity["relative_error"] is None else {"parity": Measurement(parity["relative_error"])}
