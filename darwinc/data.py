@@ -228,7 +228,14 @@ def _open_folder(path: Path, inputs: Sequence[InputSpec], prepared: _Prepared) -
     if not paths:
         raise InvalidData(f"{path} holds neither images nor ONNX input_*.pb files: give a folder that does, or an .npz")
     source = _images(paths, inputs, prepared, None, str(path))
-    return source, class_labels(path, paths), [found.relative_to(path).as_posix() for found in paths]
+    labels = class_labels(path, paths)
+    parts = sorted({found.parent.parent for found in paths})
+    if labels is None and all(part.parent == path for part in parts):
+        source.warnings.append(
+            f"the images of {path} lie two folders deep, so no labels are taken from the names of folders: give one "
+            f"part of the data set, such as {parts[0]}"
+        )
+    return source, labels, [found.relative_to(path).as_posix() for found in paths]
 
 
 def _open_file(path: Path, inputs: Sequence[InputSpec]) -> _Opened:

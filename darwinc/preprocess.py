@@ -191,7 +191,7 @@ class ImagePlan:
 
     def pixels(self, image: Image.Image) -> Array:
         """The image as bytes [height, width, channels], resized and cut to size."""
-        image = image.convert(_MODES[self.channels])
+        image = _bytes(image).convert(_MODES[self.channels])
         image = self._placed(image, Image.Resampling.BILINEAR, self.steps.fill)
         return np.asarray(image, np.uint8).reshape(self.height, self.width, self.channels)
 
@@ -246,6 +246,13 @@ class ImagePlan:
         if self.dtype.kind in "iu":
             values = np.rint(values).clip(np.iinfo(self.dtype).min, np.iinfo(self.dtype).max)
         return np.ascontiguousarray(values.reshape(len(values), *self.shape), self.dtype)
+
+
+def _bytes(image: Image.Image) -> Image.Image:
+    """Of 16-bit grey the upper eight bits: Pillow itself would make white of all above 255."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
 
 
 def plan_images(spec: InputSpec, steps: Preprocess, native: tuple[int, int, int] | None = None) -> ImagePlan:
