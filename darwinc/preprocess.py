@@ -200,7 +200,7 @@ class ImagePlan:
 
         It's resized and cut like its image, and no value is mixed with another. Raises ValueError for colours.
         """
-        if mask.mode not in ("1", "L", "P", "I", "I;16"):
+        if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
             raise ValueError(f"a {mask.mode} image")
         # Pillow resizes 32-bit images like any other, and they hold every class number and -1.
         numbers = Image.fromarray(np.asarray(mask).astype(np.int32))

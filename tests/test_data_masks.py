@@ -85,7 +85,8 @@ def test_beyond_the_edge_nothing_is_known(tmp_path: Path) -> None:
 def test_a_palette_holds_places_and_black_and_white_are_two_classes(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 3, (16, 16), dtype=np.uint8)
     save(tmp_path / "images" / "a.png", np.zeros((16, 16, 3), np.uint8))
-    palette = Image.fromarray(values, "P")
+    palette = Image.new("P", (16, 16))
+    palette.putdata(values.ravel().tolist())
     palette.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
     (tmp_path / "masks").mkdir()
     palette.save(tmp_path / "masks" / "a.png")
