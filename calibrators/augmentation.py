@@ -49,8 +49,9 @@ def parse_augment(text: str) -> tuple[str, ...] | None:
 
 
 def ignored_label(labels: Array | None) -> int:
-    """What dense labels hold where nothing is known: 255, or -1 where classes go beyond 255."""
-    return IGNORED if labels is None or not labels.size or labels.max() <= IGNORED else IGNORED_SIGNED
+    """What dense labels hold where nothing is known: 255, or -1 where classes go beyond 255 or some are negative."""
+    bytes_do = labels is None or not labels.size or (labels.max() <= IGNORED and labels.min() >= 0)
+    return IGNORED if bytes_do else IGNORED_SIGNED
 
 
 @dataclass(frozen=True)
