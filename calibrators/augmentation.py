@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from darwinc.data_masks import IGNORED
 from darwinc.errors import UsageError
 from darwinc.runtime import InputSpec
 from darwinc.synthetic import channel_axis
@@ -25,7 +26,7 @@ KINDS = ("flip", "shift")
 SHORTEST_SIDE = 16
 SHARE = 8
 """A shift is by at most one part in this many of the side."""
-IGNORED, IGNORED_SIGNED = 255, -1
+IGNORED_SIGNED = -1
 
 
 def parse_augment(text: str) -> tuple[str, ...] | None:
@@ -48,8 +49,9 @@ def parse_augment(text: str) -> tuple[str, ...] | None:
 
 
 def ignored_label(labels: Array | None) -> int:
-    """What dense labels hold where nothing is known: 255, or -1 where classes go beyond 255."""
-    return IGNORED if labels is None or not labels.size or labels.max() <= IGNORED else IGNORED_SIGNED
+    """What dense labels hold where nothing is known: 255, or -1 where classes go beyond 255 or some are negative."""
+    bytes_do = labels is None or not labels.size or (labels.max() <= IGNORED and labels.min() >= 0)
+    return IGNORED if bytes_do else IGNORED_SIGNED
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,17 @@ class Augmentation:
 
 def _moved(values: torch.Tensor, moves: Moves, vertical: int, fill: int | None) -> torch.Tensor:
     """Values whose axes `vertical` and the next are rows and columns; `fill` moves in, or the edge where it's None."""
-    rows, rows_known = _sources(values.shape[vertical], moves.down, np.zeros_like(moves.mirrored))
-    columns, columns_known = _sources(values.shape[vertical + 1], moves.right, moves.mirrored)
-    for axis, source in ((vertical, rows), (vertical + 1, columns)):
-        values = values.gather(axis, _along(source, axis, values).expand_as(values))
-    if fill is None:
-        return values
-    known = _along(rows_known, vertical, values) & _along(columns_known, vertical + 1, values)
-    return values.masked_fill(~known, fill)
+    height, width = values.shape[vertical : vertical + 2]
+    rows, rows_known = _sources(height, moves.down, np.zeros_like(moves.mirrored))
+    columns, columns_known = _sources(width, moves.right, moves.mirrored)
+    shape = [len(values) if axis == 0 else -1 if axis == vertical else 1 for axis in range(values.ndim - 1)]
+    places = _grid(rows * width, values.device, rows=True) + _grid(columns, values.device, rows=False)
+    flat = values.flatten(vertical, vertical + 1)
+    moved = flat.gather(vertical, places.reshape(shape).expand_as(flat))
+    if fill is not None:
+        known = _grid(rows_known, values.device, rows=True) & _grid(columns_known, values.device, rows=False)
+        moved.masked_fill_(~known.reshape(shape), fill)
+    return moved.reshape(values.shape)
 
 
 def _sources(length: int, shifts: Array, mirrored: Array) -> tuple[Array, Array]:
@@ -122,11 +127,9 @@ def _sources(length: int, shifts: Array, mirrored: Array) -> tuple[Array, Array]
     return np.where(mirrored[:, np.newaxis], length - 1 - inside, inside), known
 
 
-def _along(array: Array, axis: int, like: torch.Tensor) -> torch.Tensor:
-    """[N, length] as a tensor with axes 0 and `axis`, and as many of length 1 as `like` has besides."""
-    shape = [1] * like.ndim
-    shape[0], shape[axis] = array.shape
-    return torch.from_numpy(array).to(like.device).reshape(shape)
+def _grid(array: Array, device: torch.device, *, rows: bool) -> torch.Tensor:
+    """[N, height] as [N, height, 1], or [N, width] as [N, 1, width]."""
+    return torch.from_numpy(array).to(device).unsqueeze(2 if rows else 1)
 
 
 def choose(

@@ -78,7 +78,7 @@ class Feeding:
         most_bytes: what kept samples may take, instead of the default (`darwinc.calibrators.feed_store.hold`).
 
     Attributes:
-        ignored: what dense labels hold where nothing is known: 255, or -1 where classes go beyond 255.
+        ignored: what dense labels hold where nothing is known: 255, or -1 where classes go beyond 255 or below 0.
         augmentation: what is done to images, or None.
 
     Raises:

@@ -147,7 +147,8 @@ def compress(
             "No data was given: how good the answers still are was not measured; see with `darwinc check --data`, "
             "or give --test."
         )
-    values |= {"warnings": [*run.warnings, *job.warnings], "time": run.seconds, "peak_memory_bytes": peak_memory()}
+    warnings = [*run.warnings, *_of_data(job.samples, run.test), *job.warnings]
+    values |= {"warnings": warnings, "time": run.seconds, "peak_memory_bytes": peak_memory()}
     return Result(job.model, build_report(values), destination)
 
 
@@ -256,13 +257,23 @@ def _samples(run: _Run, original: ir.Model) -> Samples | None:
             preprocess=settings.preprocess,
             limit=None if trains(settings) else MOST_SAMPLES,
             seed=settings.seed,
+            metadata=original.metadata_props,
         )
-        run.warnings.extend(found.warnings)
     if settings.test is not None:
         run.test = open_data(
-            settings.test, specs(original), preprocess=settings.preprocess, seed=settings.seed, option="--test"
+            settings.test,
+            specs(original),
+            preprocess=settings.preprocess,
+            seed=settings.seed,
+            option="--test",
+            metadata=original.metadata_props,
         )
     return found
+
+
+def _of_data(*opened: Samples | None) -> list[str]:
+    """What was found about the data, each thing once. An image may turn out to be damaged only when it's decoded."""
+    return list(dict.fromkeys(warning for samples in opened if samples is not None for warning in samples.warnings))
 
 
 def _recovery(settings: Settings, job: Job) -> list[Pass]:

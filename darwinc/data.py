@@ -1,4 +1,4 @@
-"""Batches for calibration: `--data`, `--labels` and `--preprocess`, or made-up samples where there is no data.
+"""Samples: `--data`, `--labels` and `--preprocess`, or made-up ones where there is no data.
 
 samples = open_data("images/", input_specs(session), preprocess="imagenet", limit=512)
 for batch in samples.batches(32):
@@ -8,8 +8,9 @@ for batch in samples.batches(32):
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import numpy as np
 
 from darwinc.data_arrays import LABEL_NAMES, Array, Source, batchable, by_input, from_arrays, from_feeds
 from darwinc.data_labels import read_labels, tidy
+from darwinc.data_masks import read_masks
 from darwinc.data_sources import call, load_archive, load_array, load_dataset, load_tensors, tensor_folders
 from darwinc.errors import InvalidData
 from darwinc.images import ImageSource, class_labels, find_images
-from darwinc.preprocess import Preprocess, parse, plan_images
+from darwinc.preprocess import ImagePlan
+from darwinc.preprocess_notes import FROM_MODEL, read_spec, stated_plan
 from darwinc.runtime import Feed, InputSpec
 from darwinc.synthetic import Colour, SyntheticSource
 
@@ -55,6 +58,12 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def preprocess(self) -> str | None:
+        """How images are prepared, as a spec that `--preprocess` takes; None for arrays, and where it's a guess."""
+        source = self.source
+        return str(source.plan.steps) if isinstance(source, ImageSource) and source.stated else None
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Feeds of up to `size` samples; of one, where a sample is a whole feed. The last may be smaller.
@@ -126,27 +135,47 @@ def open_data(
     limit: int | None = None,
     seed: int = 0,
     option: str = "--data",
+    metadata: Mapping[str, str] | None = None,
 ) -> Samples:
     """Open what `--data` names: a folder, an `.npz` or `.npy`, `torchvision:NAME` or `package.module:callable`.
 
-    With `limit` a random choice of that many samples, in order. `option` is where the spec came from, for messages.
-    Raises InvalidData when the data or the labels can't be read or don't fit the model's inputs, UsageError for a
-    `preprocess` that can't be parsed.
+    `labels` is a file, or a folder of label images where the data are a folder of images. `preprocess` is a spec, a
+    JSON file of Hugging Face or timm, or `model` for what the model's `metadata` say, which is the default where they
+    say something. With `limit` a random choice of that many samples, in order. `option` is where the spec came from,
+    for messages. Raises InvalidData when the data or the labels can't be read or don't fit the model's inputs,
+    UsageError for a `preprocess` that can't be parsed.
     """
     if not inputs:
         raise InvalidData("the model has no inputs: there is nothing to give data to")
     if limit is not None and limit < 1:
         raise InvalidData(f"a limit of {limit} samples was asked for: give at least 1")
-    steps = parse(preprocess) if preprocess else None
-    source, own, names = _open(spec, inputs, steps, limit, option)
-    known = own if labels is None else read_labels(_existing(labels, "labels"), names)
-    known = None if known is None else tidy(known)
-    if known is not None and len(known) != len(source):
-        raise InvalidData(f"{labels or spec} has {len(known)} labels for {len(source)} samples: give one for each")
+    if preprocess not in (None, FROM_MODEL):
+        read_spec(str(preprocess))
+    source, own, names = _open(spec, inputs, partial(stated_plan, preprocess, metadata or {}), limit, option)
     if preprocess and not isinstance(source, ImageSource):
         source.warnings.append(f"--preprocess is for images: the arrays of {spec} are taken as they are")
+    path = None if labels is None else _existing(labels, "labels")
+    dense = path is not None and path.is_dir()
+    known = own if path is None or dense else read_labels(path, names)
+    known = None if known is None or dense else tidy(known)
+    if known is not None and len(known) != len(source):
+        raise InvalidData(f"{labels or spec} has {len(known)} labels for {len(source)} samples: give one for each")
     samples = Samples(source, np.arange(len(source)), known, source.warnings)
-    return samples.take(_chosen(source, limit, seed, spec))
+    samples = samples.take(_chosen(source, limit, seed, spec))
+    return samples if path is None or not dense else _with_masks(samples, path, names, spec)
+
+
+def _with_masks(samples: Samples, folder: Path, names: list[str] | None, spec: str) -> Samples:
+    """The samples whose label images can be read, with those."""
+    if names is None or not isinstance(samples.source, ImageSource):
+        raise InvalidData(
+            f"labels {folder} is a folder, for label images beside a folder of images, but {spec} isn't one: give "
+            "labels in an .npy, or as y in the .npz"
+        )
+    wanted = [names[int(index)] for index in samples.indices]
+    labels, read, warnings = read_masks(folder, wanted, samples.source.plan)
+    samples.warnings.extend(warnings)
+    return replace(samples.take(read), labels=labels)
 
 
 def _chosen(source: Source, limit: int | None, seed: int, spec: str) -> Indices:
@@ -171,17 +200,18 @@ def _existing(path: str, what: str) -> Path:
 
 
 _Opened = tuple[Source, Array | None, list[str] | None]
+_Prepared = Callable[[InputSpec, tuple[int, int, int] | None], tuple[ImagePlan, str, bool]]
 
 
-def _open(spec: str, inputs: Sequence[InputSpec], steps: Preprocess | None, limit: int | None, option: str) -> _Opened:
+def _open(spec: str, inputs: Sequence[InputSpec], prepared: _Prepared, limit: int | None, option: str) -> _Opened:
     """The source, the labels that come with it, and the names of its images where it has some."""
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _open_folder(path, inputs, steps)
+        return _open_folder(path, inputs, prepared)
     if path.is_file():
         return _open_file(path, inputs)
     if spec.startswith("torchvision:"):
-        return _open_dataset(spec, inputs, steps)
+        return _open_dataset(spec, inputs, prepared)
     if _CALLABLE.fullmatch(spec):
         return *call(spec, inputs, limit), None
     raise InvalidData(
@@ -190,15 +220,22 @@ def _open(spec: str, inputs: Sequence[InputSpec], steps: Preprocess | None, limi
     )
 
 
-def _open_folder(path: Path, inputs: Sequence[InputSpec], steps: Preprocess | None) -> _Opened:
+def _open_folder(path: Path, inputs: Sequence[InputSpec], prepared: _Prepared) -> _Opened:
     folders = tensor_folders(path)
     if folders:
         return from_feeds([load_tensors(folder, inputs) for folder in folders], inputs, str(path)), None, None
     paths = find_images(path)
     if not paths:
         raise InvalidData(f"{path} holds neither images nor ONNX input_*.pb files: give a folder that does, or an .npz")
-    source = _images(paths, inputs, steps, None, str(path))
-    return source, class_labels(path, paths), [found.relative_to(path).as_posix() for found in paths]
+    source = _images(paths, inputs, prepared, None, str(path))
+    labels = class_labels(path, paths)
+    parts = sorted({found.parent.parent for found in paths})
+    if labels is None and all(part.parent == path for part in parts):
+        source.warnings.append(
+            f"the images of {path} lie two folders deep, so no labels are taken from the names of folders: give one "
+            f"part of the data set, such as {parts[0]}"
+        )
+    return source, labels, [found.relative_to(path).as_posix() for found in paths]
 
 
 def _open_file(path: Path, inputs: Sequence[InputSpec]) -> _Opened:
@@ -212,16 +249,16 @@ def _open_file(path: Path, inputs: Sequence[InputSpec]) -> _Opened:
     return from_arrays(by_input(arrays, inputs, str(path)), inputs, str(path)), own, None
 
 
-def _open_dataset(spec: str, inputs: Sequence[InputSpec], steps: Preprocess | None) -> _Opened:
+def _open_dataset(spec: str, inputs: Sequence[InputSpec], prepared: _Prepared) -> _Opened:
     images, labels = load_dataset(spec)
     native = (images.shape[1], images.shape[2], images.shape[3] if images.ndim == 4 else 1)
-    return _images(images, inputs, steps, native, spec), labels, None
+    return _images(images, inputs, prepared, native, spec), labels, None
 
 
 def _images(
     items: list[Path] | Array,
     inputs: Sequence[InputSpec],
-    steps: Preprocess | None,
+    prepared: _Prepared,
     native: tuple[int, int, int] | None,
     where: str,
 ) -> ImageSource:
@@ -230,15 +267,8 @@ def _images(
             f"{where} holds images, but the model has {len(inputs)} inputs ({', '.join(map(str, inputs))}): "
             "give arrays named after them in an .npz"
         )
-    if steps is not None:
-        return ImageSource(inputs[0].name, items, plan_images(inputs[0], steps, native))
-    integers = inputs[0].dtype.kind in "iu"
-    source = ImageSource(inputs[0].name, items, plan_images(inputs[0], parse("none" if integers else "unit"), native))
-    span = "as bytes 0-255" if integers else "scaled to 0-1"
-    source.warnings.append(
-        f"no --preprocess was given: pixels are {span}, which may not be what the model was made for"
-    )
-    return source
+    plan, remark, known = prepared(inputs[0], native)
+    return ImageSource(inputs[0].name, items, plan, [remark] if remark else [], stated=known)
 
 
 def synthetic(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -25,7 +25,7 @@ _NO_CLASSES = frozenset(
 )
 
 # What Pillow raises for a damaged file depends on where the damage is.
-_BAD_IMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+BAD_IMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -49,15 +49,26 @@ def class_labels(folder: Path, paths: Sequence[Path]) -> Array | None:
     return np.array([number[parent.name] for parent in parents], np.int64)
 
 
+def listed(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    known = list(names)
+    more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+    return ", ".join(known[:_NAMED]) + more
+
+
 @dataclass
 class ImageSource:
-    """Samples from image files, or from bytes [N, H, W] or [N, H, W, C] in memory, for one input of the model."""
+    """Samples from image files, or from bytes [N, H, W] or [N, H, W, C] in memory, for one input of the model.
+
+    `stated` says that the plan is what somebody asked for, and no guess.
+    """
 
     name: str
     items: Sequence[Path] | Array
     plan: ImagePlan
     warnings: list[str] = field(default_factory=list)
     whole: bool = False
+    stated: bool = True
     cache_bytes: int = _CACHE_BYTES
     _cache: dict[int, Array] = field(default_factory=dict, repr=False)
     _bad: dict[int, str] = field(default_factory=dict, repr=False)
@@ -74,7 +85,7 @@ class ImageSource:
         try:
             with Image.open(item):
                 return True
-        except _BAD_IMAGE:
+        except BAD_IMAGE:
             self._unreadable(index, item)
             return False
 
@@ -105,7 +116,7 @@ class ImageSource:
                     pixels = self.plan.pixels(image)
             else:
                 pixels = self.plan.pixels(Image.fromarray(item))
-        except _BAD_IMAGE:
+        except BAD_IMAGE:
             self._unreadable(index, item)
             return None
         if keep and (len(self._cache) + 1) * pixels.nbytes <= self.cache_bytes:
@@ -123,6 +134,4 @@ class ImageSource:
                 self.warnings.append(self._warning())
 
     def _warning(self) -> str:
-        names = list(self._bad.values())
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        return f"{len(names)} of {len(self)} images can't be read and are left out: {', '.join(names[:_NAMED])}{more}"
+        return f"{len(self._bad)} of {len(self)} images can't be read and are left out: {listed(self._bad.values())}"

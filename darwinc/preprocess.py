@@ -2,14 +2,14 @@
 
 A spec is a preset's name, `key=value` pairs, or a preset with pairs that change it: `imagenet`, `size=224,range=0-1`,
 `imagenet,size=160,order=bgr`. Values are scaled from bytes to `range`, then `mean` is taken off and `std` divided out,
-both given in the order in which the model gets its channels.
+both given in the order in which the model gets its channels. `str` of a Preprocess is such a spec.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass, fields, replace
+from math import isfinite, prod
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +19,11 @@ from darwinc.errors import InvalidData, UsageError
 from darwinc.runtime import InputSpec
 
 Layout = Literal["auto", "nchw", "nhwc"]
+Fit = Literal["crop", "stretch", "pad"]
 Array = np.ndarray[Any, Any]
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_FEWEST_GREYS = 127
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,25 @@ class Preprocess:
     """How an image becomes numbers; sizes are (height, width) in pixels.
 
     `margin` is how much longer than the model's side the shorter side of the image is before its middle is cut out
-    (ImageNet: 256 / 224); `resize` gives that length itself.
+    (ImageNet: 256 / 224); `resize` gives that length itself. With `fit` pad the whole image lies in the middle of grey
+    `fill`, as detectors want it.
     """
 
     size: tuple[int, int] | None = None
     resize: int | None = None
     margin: float = 1.0
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Fit = "crop"
     low: float = 0.0
     high: float = 1.0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     order: Literal["rgb", "bgr"] = "rgb"
     layout: Layout = "auto"
+    fill: int = 114
+
+    def __str__(self) -> str:
+        """The shortest spec from which `parse` makes the same Preprocess."""
+        return min((text for name in PRESETS if (text := _spec(name, self))), key=len)
 
 
 PRESETS: dict[str, Preprocess] = {
@@ -55,7 +63,7 @@ PRESETS: dict[str, Preprocess] = {
     "mnist": Preprocess(mean=(0.1307,), std=(0.3081,)),
 }
 
-_KEYS = "size, resize, fit, range, mean, std, order, layout"
+_KEYS = "size, resize, margin, fit, fill, range, mean, std, order, layout"
 
 
 def parse(text: str) -> Preprocess:
@@ -82,6 +90,10 @@ def _with(made: Preprocess, key: str, value: str) -> Preprocess:
                 return replace(made, size=(_positive(height), _positive(width or height)))
             case "resize":
                 return replace(made, resize=_positive(value))
+            case "margin":
+                return replace(made, margin=_margin(value))
+            case "fill":
+                return replace(made, fill=_grey(value))
             case "range":
                 low, high = _range(value)
                 return replace(made, low=low, high=high)
@@ -89,8 +101,9 @@ def _with(made: Preprocess, key: str, value: str) -> Preprocess:
                 return replace(made, mean=_floats(value))
             case "std":
                 return replace(made, std=_floats(value))
-            case "fit" if value in ("crop", "stretch"):
-                return replace(made, fit="crop" if value == "crop" else "stretch")
+            case "fit" if value in ("crop", "stretch", "pad"):
+                fits: dict[str, Fit] = {"crop": "crop", "stretch": "stretch", "pad": "pad"}
+                return replace(made, fit=fits[value])
             case "order" if value in ("rgb", "bgr"):
                 return replace(made, order="rgb" if value == "rgb" else "bgr")
             case "layout" if value in ("nchw", "nhwc", "auto"):
@@ -110,8 +123,51 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _margin(text: str) -> float:
+    if not 1 <= float(text) < 10:
+        raise ValueError("a margin is 1 or a little more, as 256/224 = 1.143")
+    return float(text)
+
+
+def _grey(text: str) -> int:
+    if not 0 <= int(text) <= 255:
+        raise ValueError("a grey is 0 to 255")
+    return int(text)
+
+
 def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split("/"))
+    values = tuple(float(part) for part in text.split("/"))
+    if not all(map(isfinite, values)):
+        raise ValueError("the numbers have to be finite")
+    return values
+
+
+def _spec(name: str, made: Preprocess) -> str:
+    """A preset, and the pairs that make `made` of it; empty where it has something that pairs can't take away."""
+    preset = PRESETS[name]
+    changed = {field.name for field in fields(made) if getattr(made, field.name) != getattr(preset, field.name)}
+    if any(not getattr(made, key) for key in changed & {"size", "resize", "mean", "std"}):
+        return ""
+    pairs = {
+        "size": "x".join(map(str, made.size or ())),
+        "resize": str(made.resize),
+        "margin": _text(made.margin),
+        "fit": made.fit,
+        "fill": str(made.fill),
+        "low": f"{_text(made.low)}/{_text(made.high)}",
+        "mean": "/".join(map(_text, made.mean)),
+        "std": "/".join(map(_text, made.std)),
+        "order": made.order,
+        "layout": made.layout,
+    }
+    named = changed - {"high"} | ({"low"} if "high" in changed else set())
+    parts = [f"{'range' if key == 'low' else key}={value}" for key, value in pairs.items() if key in named]
+    return ",".join(parts if name == "unit" and parts else [name, *parts])
+
+
+def _text(number: float) -> str:
+    """Every digit, and no exponent, which a range couldn't be told from."""
+    return np.format_float_positional(number, trim="-")
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -135,21 +191,44 @@ class ImagePlan:
 
     def pixels(self, image: Image.Image) -> Array:
         """The image as bytes [height, width, channels], resized and cut to size."""
-        image = image.convert(_MODES[self.channels])
-        if image.size != (self.width, self.height):
-            image = self._resized(image)
+        image = _bytes(image).convert(_MODES[self.channels])
+        image = self._placed(image, Image.Resampling.BILINEAR, self.steps.fill)
         return np.asarray(image, np.uint8).reshape(self.height, self.width, self.channels)
 
-    def _resized(self, image: Image.Image) -> Image.Image:
+    def classes(self, mask: Image.Image) -> Array:
+        """A label image's grey values, or places in its palette, as int32 [height, width]; -1 beyond its edges.
+
+        It's resized and cut like its image, and no value is mixed with another. Raises ValueError for colours.
+        """
+        if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
+            raise ValueError(f"a {mask.mode} image")
+        # Pillow resizes 32-bit images like any other, and they hold every class number and -1.
+        numbers = Image.fromarray(np.asarray(mask).astype(np.int32))
+        return np.asarray(self._placed(numbers, Image.Resampling.NEAREST, -1), np.int32)
+
+    def _placed(self, image: Image.Image, resampling: Image.Resampling, fill: int) -> Image.Image:
+        """The image at the model's size."""
+        if image.size == (self.width, self.height):
+            return image
         if self.steps.fit == "stretch":
-            return image.resize((self.width, self.height), Image.Resampling.BILINEAR)
+            return image.resize((self.width, self.height), resampling)
+        if self.steps.fit == "pad":
+            return self._padded(image, resampling, fill)
         shorter = self.steps.resize or round(min(self.height, self.width) * self.steps.margin)
         # Never so small that the cut would reach beyond the image.
         scale = max(shorter / min(image.size), self.width / image.width, self.height / image.height)
         size = (max(self.width, round(image.width * scale)), max(self.height, round(image.height * scale)))
         left, top = round((size[0] - self.width) / 2), round((size[1] - self.height) / 2)
-        image = image.resize(size, Image.Resampling.BILINEAR)
+        image = image.resize(size, resampling)
         return image.crop((left, top, left + self.width, top + self.height))
+
+    def _padded(self, image: Image.Image, resampling: Image.Resampling, fill: int) -> Image.Image:
+        scale = min(self.width / image.width, self.height / image.height)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        colour = fill if len(image.getbands()) == 1 else (fill,) * 3 + (255,) * (len(image.getbands()) - 3)
+        canvas = Image.new(image.mode, (self.width, self.height), colour)
+        canvas.paste(image.resize(size, resampling), ((self.width - size[0]) // 2, (self.height - size[1]) // 2))
+        return canvas
 
     def numbers(self, pixels: Array) -> Array:
         """Bytes [N, height, width, channels] -> what the input is fed, [N, *shape]."""
@@ -167,6 +246,13 @@ class ImagePlan:
         if self.dtype.kind in "iu":
             values = np.rint(values).clip(np.iinfo(self.dtype).min, np.iinfo(self.dtype).max)
         return np.ascontiguousarray(values.reshape(len(values), *self.shape), self.dtype)
+
+
+def _bytes(image: Image.Image) -> Image.Image:
+    """Of 16-bit grey the upper eight bits: Pillow itself would make white of all above 255."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
 
 
 def plan_images(spec: InputSpec, steps: Preprocess, native: tuple[int, int, int] | None = None) -> ImagePlan:
@@ -188,6 +274,10 @@ def plan_images(spec: InputSpec, steps: Preprocess, native: tuple[int, int, int]
 
 def _channels_first(spec: InputSpec, layout: Layout) -> bool:
     if layout != "auto":
+        asked, other = (spec.shape[1], spec.shape[3]) if layout == "nchw" else (spec.shape[3], spec.shape[1])
+        if isinstance(asked, int) and asked not in _MODES and other in _MODES:
+            right = "nhwc" if layout == "nchw" else "nchw"
+            raise InvalidData(f"--preprocess says layout {layout}, but input {spec} is {right}: leave layout out")
         return layout == "nchw"
     return spec.shape[1] in _MODES or spec.shape[3] not in _MODES
 
@@ -229,5 +319,23 @@ def _checked(plan: ImagePlan) -> ImagePlan:
                 f"channels: give 1 or {plan.channels}"
             )
     if plan.steps.order == "bgr" and plan.channels != 3:
-        raise InvalidData(f"--preprocess asks for order bgr, but the model's images have {plan.channels} channels")
+        raise InvalidData(
+            f"--preprocess asks for order bgr, but the model's images have {plan.channels} channels: leave order out"
+        )
+    if plan.dtype.kind in "iu":
+        _require_whole_numbers(plan)
     return plan
+
+
+def _require_whole_numbers(plan: ImagePlan) -> None:
+    """Whole numbers have to hold what the steps make, and to tell at least every second grey from the next."""
+    steps, limits = plan.steps, np.iinfo(plan.dtype)
+    mean, std = np.array(steps.mean or (0,)), np.array(steps.std or (1,))
+    ends = np.stack([(value - mean) / std for value in (steps.low, steps.high)])
+    low, high = float(ends.min()), float(ends.max())
+    if low < limits.min - 0.5 or high > limits.max + 0.5 or np.abs(ends[1] - ends[0]).min() < _FEWEST_GREYS:
+        fitting = "range=-128/127" if plan.dtype == np.int8 else "none"
+        raise InvalidData(
+            f"--preprocess makes numbers from {low:.3g} to {high:.3g}, but the model's input takes {plan.dtype} from "
+            f"{limits.min} to {limits.max}: give {fitting}, without mean and std"
+        )

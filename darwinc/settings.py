@@ -13,7 +13,7 @@ from darwinc.passes.finetune import Finetune
 from darwinc.passes.inherit import Inherit
 from darwinc.passes.recalibrate import Recalibrate
 from darwinc.pipeline import Pass
-from darwinc.preprocess import parse
+from darwinc.preprocess_notes import FROM_MODEL, read_spec
 from darwinc.training import TRAINING, Training, parse_outputs
 
 RECOVERIES: dict[str, type[Pass]] = {
@@ -95,8 +95,8 @@ def judge(settings: Settings, target: Target) -> None:
     parse_outputs(settings.outputs)
     if settings.labels is not None and settings.data is None:
         raise UsageError("--labels were given without --data; name the data that they belong to.")
-    if settings.preprocess:
-        parse(settings.preprocess)
+    if settings.preprocess and settings.preprocess != FROM_MODEL:
+        read_spec(settings.preprocess)
     if settings.seed < 0:
         raise UsageError(f"The seed {settings.seed} is negative; give 0 or more.")
     if settings.device not in ("auto", "cpu"):

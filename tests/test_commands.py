@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.checker
 import pytest
+from PIL import Image
 
 from tests.shell import HALF, Shell
 from tests.small_models import floats_in
@@ -114,3 +116,31 @@ def test_the_demo_needs_no_arguments(shell: Shell, monkeypatch: pytest.MonkeyPat
     assert report["target"]["achieved"] == pytest.approx(0.5, abs=0.03)
     assert (report["quality"]["metric"], report["quality"]["split"]) == ("top1", "test")
     assert shell.files().keys() == before.keys() | {"demo.json"}
+
+
+def test_what_is_found_out_about_images_is_said_whenever_it_is_found_out(shell: Shell) -> None:
+    """The model says how images are prepared; one looks sound from its first bytes and isn't."""
+    model = onnx.load(shell.model)
+    onnx.helper.set_model_props(model, {"Image.BitmapPixelFormat": "Bgr8"})
+    onnx.save(model, shell.model)
+    generator = np.random.default_rng(0)
+    Path("images").mkdir()
+    for index in range(17):
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(f"images/{index:02}.png")
+    Path("images/05.png").write_bytes(Path("images/05.png").read_bytes()[:3000])
+    said = (
+        "images are prepared as the model's metadata (Image.BitmapPixelFormat) say: --preprocess none,order=bgr",
+        "1 of 17 images can't be read and are left out: 05.png",
+    )
+    done = shell("compress", "model.onnx", "-o", "out.onnx", *HALF, "--data", "images", "--report", "r.json")
+    assert done.code == 0, done.err
+    warnings = json.loads(Path("r.json").read_text(encoding="utf-8"))["warnings"]
+    assert [warnings.count(sentence) for sentence in said] == [1, 1]
+    Path("budget.toml").write_text("[budget]\nparity = 10.0\n", encoding="utf-8")
+    pair = ("out.onnx", "--against", "model.onnx", "--data", "images", "--preprocess", "model")
+    done = shell("check", *pair, "--budget", "budget.toml")
+    assert done.code == 0, done.err
+    for sentence in said:
+        assert sentence in " ".join(done.err.split())
+    for option, code in (("nowhere.json", 3), ("colourful", 2)):
+        assert shell("check", *pair, "--budget", "budget.toml", "--preprocess", option).code == code

@@ -249,6 +249,23 @@ def test_numbered_class_folders_keep_their_numbers_and_parts_of_a_dataset_are_no
     assert open_data(str(tmp_path / "parts"), [spec("N", 3, 8, 8)]).labels is None
 
 
+def test_a_folder_of_parts_of_a_dataset_has_no_labels_and_says_so(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            picture(tmp_path / part / name / "a.png", (0, 0, 0))
+    samples = open_data(str(tmp_path), [spec("N", 3, 8, 8)], preprocess="unit")
+    assert (len(samples), samples.labels) == (4, None)
+    assert samples.warnings[0].endswith(f"such as {tmp_path / 'train'}")
+    assert labels_of(open_data(str(tmp_path / "val"), [spec("N", 3, 8, 8)], preprocess="unit")) == [0, 1]
+
+
+def test_grey_of_sixteen_bits_keeps_its_shades(tmp_path: Path) -> None:
+    shades = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(shades).save(tmp_path / "a.png")
+    values = joined(open_data(str(tmp_path), [spec("N", 1, 8, 8)], preprocess="none"))
+    np.testing.assert_array_equal(values[0, 0], shades >> 8)
+
+
 def test_without_preprocess_a_warning_says_what_was_done(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (255, 255, 255))
     floats = open_data(str(tmp_path), [spec("N", 3, 8, 8)])

@@ -54,7 +54,8 @@ def image_samples(path: Path, preprocess: str = "imagenet") -> Samples:
 
 
 def feeding(samples: Samples, **options: Any) -> Feeding:
-    return Feeding(samples, [IMAGE], **{"device": "cpu", "batch": 4, "seed": 3, "augment": "none"} | options)
+    chosen: dict[str, Any] = {"device": "cpu", "batch": 4, "seed": 3, "augment": "none"} | options
+    return Feeding(samples, [IMAGE], **chosen)
 
 
 def positions(batch: TensorBatch) -> list[int]:
@@ -405,8 +406,9 @@ def test_inputs_that_are_images_are_moved(
         assert flipped.kinds == ("flip",)
 
 
-def test_classes_beyond_a_byte_are_ignored_as_minus_one() -> None:
+def test_labels_beyond_a_byte_are_ignored_as_minus_one() -> None:
     assert feeding(array_samples(4, labels=np.full((4, 16, 16), 300))).ignored == -1
+    assert feeding(array_samples(4, labels=np.full((4, 16, 16), -1))).ignored == -1
     assert feeding(array_samples(4, labels=np.full((4, 16, 16), 20))).ignored == 255
 
 

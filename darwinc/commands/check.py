@@ -58,14 +58,18 @@ def check(
     limits = gate.load_budget(budget)
     if (report_file is None) == (model is None or against is None):
         raise UsageError("Give either OUT.onnx --against MODEL.onnx, or --report R.json.")
+    warnings: list[str] = []
     if report_file is not None:
         measurements = gate.measurements_from_report(load_report(report_file))
     else:
         with terminal.stage("measuring"):
             pair = _Pair(Path(str(against)), Path(str(model)), data, labels, preprocess, threads, bench_seconds, seed)
             measurements = gate.measure(limits, pair.sources())
+        warnings = pair.warnings
     result = gate.evaluate(limits, measurements)
     terminal.show(gate_table(result))
+    for warning in warnings:
+        terminal.warn(warning)
     page = gate.to_markdown(result)
     gate.append_job_summary(page)
     if markdown is not None:
@@ -94,6 +98,7 @@ class _Pair:
         self.before, self.after, self.data, self.labels, self.preprocess = before, after, data, labels, preprocess
         self.threads, self.seconds, self.seed = threads, seconds, seed
         self.models = {path: graph.load_model(path) for path in (before, after)}
+        self.warnings: list[str] = []
 
     def sources(self) -> Mapping[str, Callable[[], Mapping[str, Measurement]]]:
         """Which figure comes from which measurement."""
@@ -137,7 +142,9 @@ class _Pair:
             labels=self.labels,
             preprocess=self.preprocess,
             seed=self.seed,
+            metadata=self.models[self.before].metadata_props,
         )
         quality, parity = compare_quality(self.before, self.after, samples, split="check")
+        self.warnings = samples.warnings
         found = {} if parity["relative_error"] is None else {"parity": Measurement(parity["relative_error"])}
         return {**found, **quality_measurements(Quality.model_validate(quality))}

@@ -31,10 +31,15 @@ def data_options(function: Function) -> Function:
         click.option(
             "--preprocess",
             metavar="SPEC",
-            help="How images become inputs: imagenet, cifar10, mnist, unit, ... or "
-            "size=,mean=,std=,layout=,order=,range=.",
+            help="How images become inputs: imagenet, cifar10, mnist, unit, ...; or "
+            "size=,mean=,std=,layout=,order=,range=; a JSON file of Hugging Face or timm; model, for what its metadata "
+            "say (the default where they do).",
         ),
-        click.option("--labels", metavar="PATH", help="Labels, where they are separate (.npy, .txt, .csv)."),
+        click.option(
+            "--labels",
+            metavar="PATH",
+            help="Labels, where they are separate: .npy, .txt, .csv, or a folder of label images.",
+        ),
         click.option(
             "--data",
             metavar="PATH|SPEC",
