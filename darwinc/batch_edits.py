@@ -113,9 +113,7 @@ class Edits:
         name = _name(step, what)
         if name not in self._values:
             value = ir.Value(name=name)
-            self.model.graph.insert_before(
-                self.node(step), [ir.Node("", operator, inputs, outputs=[value], name=name)]
-            )
+            self.model.graph.insert_before(self.node(step), [ir.Node("", operator, inputs, outputs=[value], name=name)])
             self._values[name] = value
         return self._values[name]
 

@@ -28,8 +28,19 @@ class Layout:
 
     def joined(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """One value for all samples, of the values of some each."""
-        split = [part.unflatten(self.axis, (self.outer, -1)) for part in parts]
-        return torch.cat(split, self.axis + 1).flatten(self.axis, self.axis + 1)
+        return torch.cat([self._split(part) for part in parts], self.axis + 1).flatten(self.axis, self.axis + 1)
+
+    def first(self, value: torch.Tensor, parts: int) -> torch.Tensor:
+        """The first of as many equal parts of the samples: what was joined first."""
+        split = self._split(value)
+        length = split.shape[self.axis + 1] // parts
+        return split.narrow(self.axis + 1, 0, length).flatten(self.axis, self.axis + 1)
+
+    def _split(self, value: torch.Tensor) -> torch.Tensor:
+        """[..., outer, samples and inner, ...]"""
+        shape = value.shape
+        length = shape[self.axis] // self.outer
+        return value.reshape(*shape[: self.axis], self.outer, length, *shape[self.axis + 1 :])
 
 
 def grown_axis(few: Shape, many: Shape, times: int) -> int | None:
@@ -52,10 +63,12 @@ def reshaped(layout: Layout, old: Shape, new: Shape, samples: int) -> list[Layou
     """Where a reshape from `old` to `new`, shapes for `samples` samples, may leave them; the best guess first.
 
     The samples lie behind P elements of the axes before them, and the axis before which there are as many gets them. An
-    axis as long as the batch is right where there is one. Only where there is none do they share an axis with others.
+    axis as long as the batch is right where there is one. Only where there is none do they share an axis with others:
+    with those before them where the axes behind stay, with those behind where the axes before stay.
     """
     before = math.prod(old[: layout.axis]) * layout.outer
-    places, alone = [], []
+    places: list[Layout] = []
+    alone: list[Layout] = []
     for axis, size in enumerate(new):
         prefix = math.prod(new[:axis])
         outer, rest = divmod(before, prefix) if prefix else (0, 1)
@@ -64,5 +77,14 @@ def reshaped(layout: Layout, old: Shape, new: Shape, samples: int) -> list[Layou
         places.append(Layout(axis, outer))
         if outer == 1 and size == samples:
             alone.append(Layout(axis))
-    from_the_end = len(new) - len(old) + layout.axis
-    return sorted(alone, key=lambda place: (place.axis != layout.axis, place.axis != from_the_end)) or places
+    if alone:
+        from_the_end = len(new) - len(old) + layout.axis
+        return sorted(alone, key=lambda place: (place.axis != layout.axis, place.axis != from_the_end))
+    return sorted(places, key=lambda place: not _stays(layout, place, old, new))
+
+
+def _stays(layout: Layout, place: Layout, old: Shape, new: Shape) -> bool:
+    """Do the axes before the samples stay as they are, or those behind them?"""
+    if place.outer == 1:
+        return list(new[: place.axis]) == list(old[: layout.axis])
+    return list(new[place.axis + 1 :]) == list(old[layout.axis + 1 :])

@@ -25,6 +25,10 @@ Computed: TypeAlias = Callable[[], ir.Value]
 STATES = {"LSTM": (4, 5, 6), "GRU": (4, 5), "RNN": (4, 5)}
 """Operands that have an entry for each sample, where a recurrent operator has them: lengths and initial states."""
 LENGTHS = 4
+REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
 TO_THE_END = 2**31 - 1
 
 
@@ -198,6 +202,24 @@ def _affine_grid(walk: Walk, step: Step, _: Results) -> Repair | None:
     return None if place is None else _sized_like_input(walk, step, 1, place.axis, place)
 
 
+def _reduce(walk: Walk, step: Step, results: Results) -> Repair | None:
+    """A reduction over an axis of one sample, which stays, needn't name that axis."""
+    place = walk.place(step, 0)
+    shape = walk.value(step, 0).shape
+    if place is None or shape[place.axis] != 1 or results[0].ndim != len(shape):
+        return None
+    operand = len(step.inputs) > 1 and step.inputs[1] is not None
+    axes = walk.numbers(step, 1) if operand else _listed(step, "axes")
+    left = [axis % len(shape) for axis in axes or range(len(shape)) if axis % len(shape) != place.axis]
+    if not left:
+        return None
+    if operand:
+        literals = {**step.literals, 1: tuple(left)}
+        return Repair(replace(step, literals=literals), lambda: walk.edits.set_numbers(step, 1, left))
+    attributes = {**step.attributes, "axes": tuple(left)}
+    return Repair(replace(step, attributes=attributes), lambda: walk.edits.set_attribute(step, "axes", left))
+
+
 def _sized_like_input(walk: Walk, step: Step, operand: int, position: int, place: Layout) -> Repair:
     length = walk.times * walk.value(step, 0).shape[place.axis]
     return _with_number(walk, step, operand, position, length, lambda: walk.edits.size(step, 0, place.axis))
@@ -209,4 +231,5 @@ REPAIRS: Mapping[str, Attempt] = {
     "Reshape": _reshape,
     "Resize": _resize,
     "Slice": _slice,
+    **dict.fromkeys(REDUCTIONS, _reduce),
 }

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from darwinc.torch_graph import TorchGraph
 
 __all__ = ["FreeBatch", "free_batch"]
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 Axes = Mapping[str, int | None]
 Answers = Mapping[str, torch.Tensor]
@@ -98,9 +99,9 @@ def free_batch(
     twin = TorchGraph(model, device=device) if twin is None else twin
     samples = _samples(model, feed)
     reason = ""
-    for axes in itertools.islice(_axes(model, feed, samples), MOST_TRIES):
+    for axes, insist in itertools.product(itertools.islice(_axes(model, feed, samples), MOST_TRIES), (False, True)):
         try:
-            return _Trial(model, twin, feed, axes, samples).run()
+            return _Trial(model, twin, feed, axes, samples).run(insist=insist)
         except BatchHeld as held:
             reason = reason or str(held)
     first = next(_axes(model, feed, samples), dict.fromkeys(feed))
@@ -141,8 +142,10 @@ class _Trial:
     axes: Axes
     samples: int
 
-    def run(self) -> FreeBatch:
+    def run(self, *, insist: bool) -> FreeBatch:
         """Repair a copy, and compare its answers for several samples with the model's for each.
+
+        `insist` is that of the walk.
 
         Raises:
             BatchHeld: it can't be repaired, or answers differently.
@@ -154,7 +157,7 @@ class _Trial:
         for name, axis in self.axes.items():
             if axis is None:
                 many[name] = few[name]
-        Walk(self.twin, edits, few, many, layouts, self.samples, TIMES)
+        Walk(self.twin, edits, few, many, layouts, self.samples, TIMES, insist=insist)
         alone = [self.twin.leave(few), *(self.twin.detached(feed) for feed in feeds[1:])]
         error = self._compare(alone, self.twin.leave(many), layouts)
         edits.free_shapes(layouts, self.axes, self.samples)
@@ -176,7 +179,12 @@ class _Trial:
         Raises:
             BatchHeld: it is more than rounding explains.
         """
-        kinds = dict(zip(self.twin.outputs, zip(is_bounded(self.model), is_chosen(self.model), strict=True), strict=True))
+        kinds = {
+            str(value.name): kind
+            for value, *kind in zip(
+                self.model.graph.outputs, is_bounded(self.model), is_chosen(self.model), strict=True
+            )
+        }
         wanted: list[Array] = []
         got: list[Array] = []
         bounded: list[bool] = []
