@@ -10,6 +10,7 @@ from darwinc.console import Stage
 from darwinc.pipeline import Job, Pass
 
 TOO_FEW = "it takes at least two calibration samples, one to judge by"
+TOO_MANY = "the smaller model doesn't take as many samples at once as the original"
 
 
 class Repair(Pass):
@@ -35,7 +36,6 @@ class Inherit(Repair):
         from darwinc.calibrators.domain import Domain
         from darwinc.calibrators.lockstep import Lockstep
         from darwinc.calibrators.refit import MOST_ELEMENTS, MOST_SYNTHETIC_ELEMENTS, Refitter
-        from darwinc.torch_graph import TorchGraph
 
         calibration = calibration_of(job)
         if calibration.twin is None:
@@ -43,7 +43,9 @@ class Inherit(Repair):
         if len(calibration.batches) < 2:
             return self._leave_out(job, stage, TOO_FEW)
         start = time.perf_counter()
-        twin = TorchGraph(job.model, device=job.device)
+        twin = calibration.twin_of(job.model, job.device)
+        if twin is None:
+            return self._leave_out(job, stage, TOO_MANY)
         domain = Domain.enter(calibration, twin, job.channels, job.dead)
         judges = calibration.batches[-calibration.holdout :]
         before = divergence(calibration.twin, twin, judges)
@@ -75,7 +77,6 @@ class Recalibrate(Repair):
         from darwinc.calibrators.calibration import calibration_of
         from darwinc.calibrators.divergence import divergence
         from darwinc.calibrators.recalibrate import reestimate
-        from darwinc.torch_graph import TorchGraph
 
         calibration = calibration_of(job)
         if calibration.twin is None:
@@ -86,7 +87,9 @@ class Recalibrate(Repair):
         if len(calibration.batches) < 2:
             return self._leave_out(job, stage, TOO_FEW)
         start = time.perf_counter()
-        twin = TorchGraph(job.model, device=job.device)
+        twin = calibration.twin_of(job.model, job.device)
+        if twin is None:
+            return self._leave_out(job, stage, TOO_MANY)
         judges = calibration.batches[-calibration.holdout :]
         before = divergence(calibration.twin, twin, judges)
         changed = reestimate(twin, calibration.batches[: -calibration.holdout])
