@@ -90,7 +90,7 @@ def prepare(
     try:
         twin = TorchGraph(model, device=device)
         if samples is not None:
-            return _from_data(model, twin, samples, limit, seed)
+            return _from_data(model, twin, channels, samples, limit, seed)
         return _made_up(model, twin, channels, seed)
     except UnsupportedOperator as error:
         return Calibration("weights", None, [], error.found)
@@ -125,7 +125,9 @@ def statistics_of(job: Job, stage: Stage) -> Statistics:
     return from_weights(job.channels, found)
 
 
-def _from_data(model: ir.Model, twin: TorchGraph, samples: Samples, limit: int, seed: int) -> Calibration:
+def _from_data(
+    model: ir.Model, twin: TorchGraph, channels: Channels, samples: Samples, limit: int, seed: int
+) -> Calibration:
     inputs = input_specs(model)
     order = np.random.default_rng(seed).permutation(len(samples))[:limit]
     chosen = samples.take(order)
@@ -133,7 +135,9 @@ def _from_data(model: ir.Model, twin: TorchGraph, samples: Samples, limit: int, 
     probe = next(fitting_batches(chosen, inputs, 1)).feed
     size = footprint(twin, probe)
     count = _multiple(min(len(chosen), FRONTIER_BYTES // max(2 * size.frontier, 1)), least)
-    together = _together(model, twin, probe, least if samples.source.whole else _wanted(count, size, least), least)
+    together = _together(
+        model, twin, channels, probe, least if samples.source.whole else _wanted(count, size, least), least
+    )
     batches = [batch.feed for batch in chosen.take(slice(0, count)).batches(together.length)]
     return Calibration("data", together.twin, batches, freed=together.freed)
 
@@ -147,7 +151,9 @@ def _made_up(model: ir.Model, twin: TorchGraph, channels: Channels, seed: int) -
     size = footprint(twin, probe)
     count = _multiple(min(count, SYNTHETIC_FRONTIER_BYTES // max(size.frontier, 1)), least)
     made_up = synthetic(inputs, count, seed)
-    together = _together(model, twin, probe, least if made_up.source.whole else _wanted(count, size, least), least)
+    together = _together(
+        model, twin, channels, probe, least if made_up.source.whole else _wanted(count, size, least), least
+    )
     batches = [batch.feed for batch in made_up.batches(together.length)]
     changed = reestimate(together.twin, batches)
     return Calibration("batchnorm" if changed else "white", together.twin, batches, freed=together.freed)
@@ -181,13 +187,16 @@ class _Together:
     freed: Feed | None = None
 
 
-def _together(model: ir.Model, twin: TorchGraph, probe: Feed, wanted: int, least: int) -> _Together:
-    """Many samples go in one batch only where the graph answers as it does to each alone, or can be made to."""
+def _together(model: ir.Model, twin: TorchGraph, channels: Channels, probe: Feed, wanted: int, least: int) -> _Together:
+    """Many samples go in one batch only where the graph answers as it does to each alone, or can be made to.
+
+    They come first in every input and output, and lie on no axis together with channels.
+    """
     if wanted == least:
         return _Together(twin, least)
     found = free_batch(model, probe, twin=twin)
-    first = found.free and set(found.axes.values()) == {0} and set((found.outputs or {}).values()) <= {0, None}
-    if not first:
+    first = set(found.axes.values()) == {0} and set(found.outputs.values()) <= {0, None}
+    if not found.free or not first or found.crowded(channels):
         return _Together(twin, least)
     return _Together(found.twin, wanted, None if found.twin is twin else probe)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ import torch
 from darwinc.batch_edits import Edits
 from darwinc.batch_layout import BatchHeld, Layout
 from darwinc.batch_walk import RUN_ERRORS, Walk
+from darwinc.channels import Channels
 from darwinc.equivalence import agree, is_bounded, is_chosen, tolerance_of
 from darwinc.torch_graph import TorchGraph
 
@@ -52,7 +53,7 @@ class FreeBatch:
         axes: the axis of each input that holds samples; None for an input that is the same for all of them.
         batch: how many samples a feed of `model` holds; None where it may be any number.
         reason: why it can't be any number; empty where it can.
-        outputs: the axis of each output that holds samples, where `batch` is None.
+        layouts: where values hold samples, by name; nowhere where `batch` isn't None.
         error: of several samples at once against one by one, relative to each output's scale.
     """
 
@@ -61,13 +62,31 @@ class FreeBatch:
     axes: Axes
     batch: int | None = None
     reason: str = ""
-    outputs: Axes | None = None
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
     error: float = 0.0
 
     @property
     def free(self) -> bool:
         """Does `twin` take any number of samples?"""
         return self.batch is None
+
+    @property
+    def outputs(self) -> Axes:
+        """The axis of each output that holds samples."""
+        return {name: self.layouts[name].axis if name in self.layouts else None for name in self.twin.outputs}
+
+    def crowded(self, channels: Channels) -> list[str]:
+        """Values on one axis of which samples and channels that may be removed lie together (all heads of all samples).
+
+        Their positions are not those of the analysis where there are more samples, so nobody may cut channels out.
+        """
+        found = []
+        for name, layout in self.layouts.items():
+            tracked = channels.flow.values.get(name)
+            ids = dict(enumerate(tracked.axes if tracked is not None else ())).get(layout.axis)
+            if ids is not None and channels.component[ids].any():
+                found.append(name)
+        return found
 
     def join(self, feeds: Sequence[Feed]) -> dict[str, Array]:
         """One feed of the samples of several; an input that holds none is taken from the first.
@@ -170,8 +189,7 @@ class _Trial:
             except RUN_ERRORS as problem:
                 raise BatchHeld(f"the repaired graph doesn't run: {problem}") from problem
             error = max(error, self._compare(alone[1:], found, layouts))
-        outputs = {name: layouts[name].axis if name in layouts else None for name in self.twin.outputs}
-        return FreeBatch(edits.model, twin, self.axes, outputs=outputs, error=error)
+        return FreeBatch(edits.model, twin, self.axes, layouts=layouts, error=error)
 
     def _compare(self, alone: Sequence[Answers], together: Answers, layouts: Mapping[str, Layout]) -> float:
         """The largest difference, relative to each output's scale.
