@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import torch
 
+from darwinc.batching import free_batch
 from darwinc.calibrators.lockstep import Footprint, footprint
 from darwinc.calibrators.recalibrate import reestimate
 from darwinc.calibrators.statistics import Statistics, gather
@@ -50,13 +50,23 @@ class Calibration:
     """The batches to measure on, and the twin to measure with.
 
     `twin` is None on the rung `weights`; on the rung `batchnorm` its running statistics are those of the made-up
-    samples. `missing` says why there is no twin.
+    samples. `missing` says why there is no twin. `freed` is a feed that the file takes, where the twin is one of a copy
+    that takes longer ones (`darwinc.batching`).
     """
 
     rung: str
     twin: TorchGraph | None
     batches: Sequence[Feed]
     missing: str = ""
+    freed: Feed | None = None
+
+    def twin_of(self, model: ir.Model, device: str) -> TorchGraph | None:
+        """A twin of a rewrite of the model that takes the batches; None where it can't be made to."""
+        twin = TorchGraph(model, device=device)
+        if self.freed is None:
+            return twin
+        found = free_batch(model, self.freed, twin=twin)
+        return found.twin if found.free else None
 
     @property
     def holdout(self) -> int:
@@ -80,7 +90,7 @@ def prepare(
     try:
         twin = TorchGraph(model, device=device)
         if samples is not None:
-            return _from_data(twin, input_specs(model), samples, limit, seed)
+            return _from_data(model, twin, channels, samples, limit, seed)
         return _made_up(model, twin, channels, seed)
     except UnsupportedOperator as error:
         return Calibration("weights", None, [], error.found)
@@ -115,15 +125,21 @@ def statistics_of(job: Job, stage: Stage) -> Statistics:
     return from_weights(job.channels, found)
 
 
-def _from_data(twin: TorchGraph, inputs: Sequence[InputSpec], samples: Samples, limit: int, seed: int) -> Calibration:
+def _from_data(
+    model: ir.Model, twin: TorchGraph, channels: Channels, samples: Samples, limit: int, seed: int
+) -> Calibration:
+    inputs = input_specs(model)
     order = np.random.default_rng(seed).permutation(len(samples))[:limit]
     chosen = samples.take(order)
     least = 1 if samples.source.whole else fixed_batch(inputs) or 1
     probe = next(fitting_batches(chosen, inputs, 1)).feed
     size = footprint(twin, probe)
     count = _multiple(min(len(chosen), FRONTIER_BYTES // max(2 * size.frontier, 1)), least)
-    length = _batch_size(twin, probe, count, size, least)
-    return Calibration("data", twin, [batch.feed for batch in chosen.take(slice(0, count)).batches(length)])
+    together = _together(
+        model, twin, channels, probe, least if samples.source.whole else _wanted(count, size, least), least
+    )
+    batches = [batch.feed for batch in chosen.take(slice(0, count)).batches(together.length)]
+    return Calibration("data", together.twin, batches, freed=together.freed)
 
 
 def _made_up(model: ir.Model, twin: TorchGraph, channels: Channels, seed: int) -> Calibration:
@@ -134,10 +150,13 @@ def _made_up(model: ir.Model, twin: TorchGraph, channels: Channels, seed: int) -
     count = int(min(max(SYNTHETIC_MACS / macs, FEWEST_SYNTHETIC), MOST_SYNTHETIC))
     size = footprint(twin, probe)
     count = _multiple(min(count, SYNTHETIC_FRONTIER_BYTES // max(size.frontier, 1)), least)
-    length = _batch_size(twin, probe, count, size, least)
-    batches = [batch.feed for batch in synthetic(inputs, count, seed).batches(length)]
-    changed = reestimate(twin, batches)
-    return Calibration("batchnorm" if changed else "white", twin, batches)
+    made_up = synthetic(inputs, count, seed)
+    together = _together(
+        model, twin, channels, probe, least if made_up.source.whole else _wanted(count, size, least), least
+    )
+    batches = [batch.feed for batch in made_up.batches(together.length)]
+    changed = reestimate(together.twin, batches)
+    return Calibration("batchnorm" if changed else "white", together.twin, batches, freed=together.freed)
 
 
 def _multiple(count: int, least: int) -> int:
@@ -154,27 +173,32 @@ def _pinned(model: ir.Model, seed: int) -> list[InputSpec]:
     return pin(inputs, usable_feed(session, seed=seed, demand="finite"))
 
 
-def _batch_size(twin: TorchGraph, probe: Feed, count: int, size: Footprint, least: int) -> int:
-    """How many samples go in one batch: many only where the graph takes them and answers as it does to each alone."""
-    wanted = max(least, min(BATCH, -(-count // FEWEST_BATCHES), BACKWARD_BYTES // max(size.total, 1)))
+def _wanted(count: int, size: Footprint, least: int) -> int:
+    """How many samples should go in one batch."""
+    return max(least, min(BATCH, -(-count // FEWEST_BATCHES), BACKWARD_BYTES // max(size.total, 1)))
+
+
+@dataclass(frozen=True)
+class _Together:
+    """The twin to measure with, how many samples it gets at once, and `Calibration.freed`."""
+
+    twin: TorchGraph
+    length: int
+    freed: Feed | None = None
+
+
+def _together(model: ir.Model, twin: TorchGraph, channels: Channels, probe: Feed, wanted: int, least: int) -> _Together:
+    """Many samples go in one batch only where the graph answers as it does to each alone, or can be made to.
+
+    They come first in every input and output, and lie on no axis together with channels.
+    """
     if wanted == least:
-        return least
-    try:
-        alone = list(twin.detached(probe).values())
-        double = list(twin.detached({name: np.concatenate([array, array]) for name, array in probe.items()}).values())
-    except (RuntimeError, ValueError, IndexError):
-        return least
-    return wanted if all(_alike(one, two) for one, two in zip(alone, double, strict=True)) else least
-
-
-def _alike(one: torch.Tensor, two: torch.Tensor) -> bool:
-    """Is the first half of `two`, an output for twice the samples, the same as `one`?"""
-    if one.ndim == 0 or two.shape != (2 * one.shape[0], *one.shape[1:]):
-        return False
-    half = two[: one.shape[0]]
-    if not one.is_floating_point() or not one.numel():
-        return torch.equal(half, one)
-    return bool((half - one).abs().max() <= 1e-3 * (1 + one.abs().max()))
+        return _Together(twin, least)
+    found = free_batch(model, probe, twin=twin)
+    first = set(found.axes.values()) == {0} and set(found.outputs.values()) <= {0, None}
+    if not found.free or not first or found.crowded(channels):
+        return _Together(twin, least)
+    return _Together(found.twin, wanted, None if found.twin is twin else probe)
 
 
 def input_specs(model: ir.Model) -> list[InputSpec]:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from darwinc.console import Stage
-from darwinc.passes.repair import TOO_FEW, Repair, entry
+from darwinc.passes.repair import TOO_FEW, TOO_MANY, Repair, entry
 from darwinc.pipeline import Job
 
 
@@ -24,7 +24,6 @@ class Inherit(Repair):
         from darwinc.calibrators.domain import Domain
         from darwinc.calibrators.lockstep import Lockstep
         from darwinc.calibrators.refit import MOST_ELEMENTS, MOST_SYNTHETIC_ELEMENTS, Refitter
-        from darwinc.torch_graph import TorchGraph
 
         calibration = calibration_of(job)
         if calibration.twin is None:
@@ -32,7 +31,9 @@ class Inherit(Repair):
         if len(calibration.batches) < 2:
             return self._leave_out(job, stage, TOO_FEW)
         start = time.perf_counter()
-        twin = TorchGraph(job.model, device=job.device)
+        twin = calibration.twin_of(job.model, job.device)
+        if twin is None:
+            return self._leave_out(job, stage, TOO_MANY)
         domain = Domain.enter(calibration, twin, job.channels, job.dead)
         judges = calibration.batches[-calibration.holdout :]
         before = divergence(calibration.twin, twin, judges)

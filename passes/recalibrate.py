@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from darwinc.console import Stage
-from darwinc.passes.repair import TOO_FEW, Repair, entry
+from darwinc.passes.repair import TOO_FEW, TOO_MANY, Repair, entry
 from darwinc.pipeline import Job
 
 
@@ -22,7 +22,6 @@ class Recalibrate(Repair):
         from darwinc.calibrators.divergence import divergence
         from darwinc.calibrators.lockstep import Lockstep
         from darwinc.calibrators.recalibrate import Recalibrator
-        from darwinc.torch_graph import TorchGraph
 
         calibration = calibration_of(job)
         if calibration.twin is None:
@@ -33,7 +32,9 @@ class Recalibrate(Repair):
         if len(calibration.batches) < 2:
             return self._leave_out(job, stage, TOO_FEW)
         start = time.perf_counter()
-        twin = TorchGraph(job.model, device=job.device)
+        twin = calibration.twin_of(job.model, job.device)
+        if twin is None:
+            return self._leave_out(job, stage, TOO_MANY)
         judges = calibration.batches[-calibration.holdout :]
         before = divergence(calibration.twin, twin, judges)
         lockstep = Lockstep(calibration.twin, twin, job.channels, job.dead)

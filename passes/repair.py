@@ -9,6 +9,7 @@ from darwinc.console import Stage
 from darwinc.pipeline import Job, Pass
 
 TOO_FEW = "it takes at least two calibration samples, one to judge by"
+TOO_MANY = "the smaller model doesn't take as many samples at once as the original"
 
 
 class Repair(Pass):
