@@ -301,7 +301,9 @@ def class_log_probabilities(output: torch.Tensor) -> torch.Tensor | None:
         return output
     confidence = values.softmax(1).amax(1).mean()
     return (
-        output.log_softmax(1) if float(confidence) > max(0.5, min(0.75, 3.0 / output.shape[1])) or output.shape[1] == 2 else None
+        output.log_softmax(1)
+        if float(confidence) > max(0.5, min(0.75, 3.0 / output.shape[1])) or output.shape[1] == 2
+        else None
     )
 
 

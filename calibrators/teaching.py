@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from darwinc.batching import free_batch
 from darwinc.calibrators.calibration import input_specs
 from darwinc.calibrators.devices import make_fabric, precision_of
 from darwinc.calibrators.endings import differentiable_endings
@@ -82,9 +84,10 @@ def teach(
     fabric = make_fabric(device, training)
     lessons, judges = split(samples, training.validation, job.seed)
     stage.say("reading samples")
-    teacher = TorchGraph(job.original, device=device)
     inputs = input_specs(job.original)
-    size = _feed_size(teacher, lessons, inputs, training, fabric.world_size)
+    pair = _twins(job, next(fitting_batches(lessons, inputs, 1)).feed, lessons, inputs)
+    teacher, student = pair.teacher, pair.student
+    size = _feed_size(pair, lessons, training, fabric.world_size)
     feed = partial(
         Feeding,
         inputs=inputs,
@@ -97,7 +100,6 @@ def teach(
     learned, judged = feed(lessons, augment=training.augment), feed(judges, augment="none")
     lesson = _lesson(job, teacher, learned, told)
     objective = make_objective(lesson)
-    student = TorchGraph(job.model, device=device)
     _freeze_unreached(student, objective, learned[0].feed)
     trainer = Trainer(
         student,
@@ -116,6 +118,11 @@ def teach(
     if outcome.improved:
         job.model = job.model.clone()
         student.write_back(job.model)
+    if outcome.ended == "divergence":
+        job.warnings.append(
+            f"{name} stopped at step {outcome.steps}, because its loss diverged; the best state so far was kept. Try a "
+            "lower --learning-rate."
+        )
     job.recovery.append(
         {
             "name": name,
@@ -124,7 +131,7 @@ def teach(
             "error_before": outcome.before[0],
             "error_after": outcome.best[0],
             "seconds": time.perf_counter() - start,
-            "notes": [],
+            "notes": pair.notes,
             "training": {
                 "steps": outcome.steps,
                 "epochs": outcome.epochs,
@@ -160,18 +167,47 @@ def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
     return samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count]))
 
 
-def _feed_size(
-    teacher: TorchGraph, samples: Samples, inputs: Sequence[InputSpec], training: Training, world: int
-) -> int:
+@dataclass(frozen=True)
+class _Pair:
+    """Both networks, for feeds of `batch` samples, or of any number where it is None."""
+
+    teacher: TorchGraph
+    student: TorchGraph
+    probe: Mapping[str, npt.NDArray[np.generic]]
+    batch: int | None
+    notes: list[str]
+
+
+def _twins(
+    job: Job, probe: Mapping[str, npt.NDArray[np.generic]], samples: Samples, inputs: Sequence[InputSpec]
+) -> _Pair:
+    """Twins of the original and of the model that take any number of samples at once, where the graph can be made to.
+
+    Where it can't, gradients are accumulated over feeds as the file wants them.
+    """
+    teacher, student = (TorchGraph(model, device=job.device) for model in (job.original, job.model))
+    fixed = 1 if samples.source.whole else fixed_batch(inputs)
+    if samples.source.whole:
+        return _Pair(teacher, student, probe, 1, ["each sample is a feed of its own: gradients are accumulated"])
+    freed = free_batch(job.original, probe, twin=teacher)
+    second = free_batch(job.model, probe, twin=student)
+    for found in (freed, second):
+        if not found.free or set(found.axes.values()) != {0}:
+            why = found.reason or "samples don't lie along the first axis"
+            batch = fixed or 1
+            return _Pair(teacher, student, probe, batch, [f"feeds of {batch}, gradients accumulated: {why}"])
+    notes = ["the batch written into the graph was freed"] if freed.twin is not teacher else []
+    return _Pair(freed.twin, second.twin, probe, None, notes)
+
+
+def _feed_size(pair: _Pair, samples: Samples, training: Training, world: int) -> int:
     """How many samples go through the network at once, over all processes: as many as memory allows."""
-    least = 1 if samples.source.whole else fixed_batch(inputs) or 0
-    if least:
-        return least * world
-    probe = next(fitting_batches(samples, inputs, 1)).feed
-    needed = TRAINING_COPIES * max(footprint(teacher, probe).total, 1)
+    if pair.batch is not None:
+        return pair.batch * world
+    needed = TRAINING_COPIES * max(footprint(pair.teacher, pair.probe).total, 1)
     allowed: float = CPU_BYTES
-    if teacher.device.type == "cuda":
-        allowed = GPU_SHARE * torch.cuda.mem_get_info(teacher.device)[0]
+    if pair.teacher.device.type == "cuda":
+        allowed = GPU_SHARE * torch.cuda.mem_get_info(pair.teacher.device)[0]
     fits = max(1, int(allowed // needed))
     wanted = max(1, min(training.batch // world, len(samples) // world))
     # Equal parts, so that every step sees as many samples.

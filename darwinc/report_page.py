@@ -175,10 +175,8 @@ def _recovery_line(step: Recovery, samples: str) -> str:
     before, after = number_text(step.error_before), number_text(step.error_after)
     verdict = "kept" if step.accepted else "dropped"
     if step.training is None:
-        moved = "fell" if step.accepted else "would go"
-        return (
-            f"{step.name}: {verdict}, the error against the original on {samples} samples {moved} from {before} to {after}"
-        )
+        error = f"the error against the original on {samples} samples"
+        return f"{step.name}: {verdict}, {error} {'fell' if step.accepted else 'would go'} from {before} to {after}"
     how = f"after {step.training.steps} steps ({step.training.seconds:.0f} s)"
     reason = {"patience": ", stopped early", "divergence": ", stopped because it diverged"}.get(step.training.ended, "")
     if not step.accepted:

@@ -92,6 +92,7 @@ def judge(settings: Settings, target: Target) -> None:
     if trains(settings) and settings.data is None:
         raise UsageError(f"--recover {','.join(recover)} takes samples to train on; give --data.")
     settings.training.judge()
+    _keep_checkpoints(settings)
     parse_outputs(settings.outputs)
     if settings.labels is not None and settings.data is None:
         raise UsageError("--labels were given without --data; name the data that they belong to.")
@@ -106,6 +107,16 @@ def judge(settings: Settings, target: Target) -> None:
 def _known(what: str, name: str, names: Iterable[str]) -> None:
     if name not in names:
         raise UsageError(f"There is no {what} {name!r}; choose from {', '.join(names)}.")
+
+
+def _keep_checkpoints(settings: Settings) -> None:
+    """An earlier run's checkpoint is gone on from or left alone, never overwritten."""
+    for name in TRAINED if trains(settings) else ():
+        path = settings.training.checkpoint(name)
+        if path is not None and path.exists() and not settings.training.resume:
+            raise UsageError(
+                f"{path} is the checkpoint of an earlier run; go on from it with --resume, or name another --run-dir."
+            )
 
 
 def trains(settings: Settings) -> bool:

@@ -36,10 +36,13 @@ class Distill(Repair):
 
     def run(self, job: Job, stage: Stage) -> bool:
         # torch takes seconds to import, which only a pass that trains should pay.
+        from darwinc.calibrators.calibration import calibration_of
         from darwinc.calibrators.teaching import teach
 
-        outcome = teach(job, stage, self.name, self.training, parse_outputs(self.outputs), self._objective)
-        return outcome.improved
+        calibration = calibration_of(job)
+        if calibration.twin is None:
+            return self._leave_out(job, stage, calibration.missing)
+        return teach(job, stage, self.name, self.training, parse_outputs(self.outputs), self._objective).improved
 
     def _objective(self, lesson: Lesson) -> Objective:
         from darwinc.calibrators.objectives import Objective

@@ -38,12 +38,15 @@ class Finetune(Repair):
 
     def run(self, job: Job, stage: Stage) -> bool:
         # torch takes seconds to import, which only a pass that trains should pay.
+        from darwinc.calibrators.calibration import calibration_of
         from darwinc.calibrators.teaching import teach
 
         if job.lessons is not None and job.lessons.labels is None:
             raise UsageError("--recover finetune takes labels; give --labels, or use distill, which needs none.")
-        outcome = teach(job, stage, self.name, self.training, parse_outputs(self.outputs), self._objective)
-        return outcome.improved
+        calibration = calibration_of(job)
+        if calibration.twin is None:
+            return self._leave_out(job, stage, calibration.missing)
+        return teach(job, stage, self.name, self.training, parse_outputs(self.outputs), self._objective).improved
 
     def _objective(self, lesson: Lesson) -> Objective:
         from darwinc.calibrators.objectives import Objective, supervise

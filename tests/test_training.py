@@ -1,0 +1,322 @@
+"""Training from end to end: distill and finetune, budgets, selection, checkpoints, Ctrl-C and kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from darwinc.calibrators import trainer
+from darwinc.calibrators.checkpoint import Checkpoint
+from darwinc.calibrators.optimizing import make_optimizer, set_rate
+from darwinc.calibrators.stopping import StopRequest
+from darwinc.compression import Result, Settings, Target, compress
+from darwinc.errors import InputError, Interrupted, OutputError, UsageError
+from darwinc.settings import judge
+from darwinc.training import Training
+from tests.shell import HALF, Shell
+from tests.small_models import CLASSIFIER, PLAIN, Array, build, images, save, save_data, stored
+
+QUICK = Settings(bench_seconds=0, device="cpu", fitness="l2", align=1)
+SHORT = Training(steps=40, batch=32, augment="none", validation=0.2)
+FIXED = CLASSIFIER.replace("[N,", "[1,").replace(
+    "f = Flatten(g)", "k = Constant<value = int64[2] {1, 16}>()\n    f = Reshape(g, k)"
+)
+
+
+def trained(
+    folder: Path, training: Training = SHORT, *, text: str = CLASSIFIER, recover: str = "distill", **arrays: Array
+) -> Result:
+    """Half of a small network's channels gone, and the rest trained on noise."""
+    model = save(build(text), folder / "model.onnx")
+    data = save_data(folder / "data.npz", {"x": images(160, 3, 8, 8), **arrays})
+    settings = replace(QUICK, data=str(data), recover=tuple(recover.split(",")), training=training)
+    return compress(model, target=Target("sparsity", 0.5), output=folder / "out.onnx", settings=settings)
+
+
+def recovery(result: Result, name: str) -> Any:
+    return next(entry for entry in result.report.recovery if entry.name == name)
+
+
+def answers(path: Path, x: Array) -> Array:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": x})[0])
+
+
+@pytest.mark.parametrize("text", [CLASSIFIER, PLAIN])
+def test_distillation_brings_the_answers_closer_to_the_originals(tmp_path: Path, text: str) -> None:
+    untrained = trained(tmp_path, text=text, recover="none")
+    x, model = images(64, 3, 8, 8, seed=9), tmp_path / "model.onnx"
+    wanted, cut = answers(model, x), answers(tmp_path / "out.onnx", x)
+    result = trained(tmp_path, text=text)
+    found = recovery(result, "distill")
+    assert found.accepted
+    assert found.error_after < 0.8 * found.error_before
+    assert np.square(answers(tmp_path / "out.onnx", x) - wanted).mean() < 0.8 * np.square(cut - wanted).mean()
+    assert result.report.verify is not None
+    assert result.report.verify.twin is not None
+    assert result.report.verify.twin.passed
+    assert untrained.report.after == result.report.after
+    assert found.training.steps == 40
+    assert found.training.ended == "budget"
+    assert found.training.validation == 32
+    assert found.training.samples == 128
+    assert result.report.quality is not None
+    assert result.report.quality.split == "validation"
+
+
+def test_running_statistics_are_trained_and_given_back(tmp_path: Path) -> None:
+    trained(tmp_path, recover="none")
+    before = stored(onnx.load(tmp_path / "out.onnx"))
+    trained(tmp_path)
+    after = stored(onnx.load(tmp_path / "out.onnx"))
+    assert before.keys() == after.keys()
+    assert all(before[name].shape == after[name].shape for name in before)
+    assert all(not np.array_equal(before[name], after[name]) for name in ("mean", "var", "scale", "w1", "w3"))
+    assert (after["var"] > 0).all()
+
+
+def test_labels_teach_too(tmp_path: Path) -> None:
+    x = images(160, 3, 8, 8)
+    model = save(build(CLASSIFIER), tmp_path / "labels.onnx")
+    labels = answers(model, x).argmax(1)
+    result = trained(tmp_path, recover="finetune", y=labels)
+    found = recovery(result, "finetune")
+    assert found.accepted
+    assert found.measure == "top-1 error"
+    assert found.error_after < found.error_before
+    assert result.report.quality is not None
+    assert result.report.quality.metric == "top1"
+
+
+def test_a_batch_of_one_in_the_file_is_freed(tmp_path: Path) -> None:
+    found = recovery(trained(tmp_path, text=FIXED), "distill")
+    assert found.accepted
+    assert found.notes == ["the batch written into the graph was freed"]
+    assert onnx.load(tmp_path / "out.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+
+def test_samples_that_are_whole_feeds_are_accumulated(tmp_path: Path) -> None:
+    text = CLASSIFIER.replace("float[N,3,8,8] x,", "float[N,3,8,8] x, float gain,").replace(
+        "y = Gemm<transB = 1>(f, w3, b3)", "h = Mul(f, gain)\n    y = Gemm<transB = 1>(h, w3, b3)"
+    )
+    model = save(build(text), tmp_path / "model.onnx")
+    data = save_data(tmp_path / "data.npz", {"x": images(40, 3, 8, 8), "gain": np.float32(1.5)})
+    settings = replace(QUICK, data=str(data), recover=("distill",), training=replace(SHORT, steps=10, batch=8))
+    result = compress(model, target=Target("sparsity", 0.5), output=tmp_path / "out.onnx", settings=settings)
+    assert recovery(result, "distill").training.steps == 10
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while this step runs."""
+    take = trainer.Trainer._step
+
+    def interrupted(self: trainer.Trainer, portions: Any) -> None:
+        if self.progress.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        take(self, portions)
+
+    monkeypatch.setattr(trainer.Trainer, "_step", interrupted)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    training = replace(SHORT, optimizer=optimizer, augment="shift,flip")
+    text, x = CLASSIFIER.replace("8,8", "16,16"), images(160, 3, 16, 16)
+    trained(whole, training, text=text, x=x)
+    training = replace(training, run_dir=str(parts / "run"))
+    with monkeypatch.context() as patch:
+        stop_at(17, patch)
+        with pytest.raises(Interrupted, match=r"step 18.*--resume"):
+            trained(parts, training, text=text, x=x)
+    assert not (parts / "out.onnx").exists()
+    trained(parts, replace(training, resume=True), text=text, x=x)
+    wanted, got = (stored(onnx.load(folder / "out.onnx")) for folder in (whole, parts))
+    for name, array in wanted.items():
+        assert np.array_equal(array, got[name]), name
+
+
+def test_ctrl_c_is_given_back_after_the_first() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as request:
+        assert not request.asked
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert request.asked
+        assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    save(build(CLASSIFIER), tmp_path / "model.onnx")
+    save_data(tmp_path / "data.npz", {"x": images(160, 3, 8, 8)})
+    command = [
+        "compress",
+        "model.onnx",
+        "--target-sparsity",
+        "0.5",
+        "--fitness",
+        "l2",
+        "--align",
+        "1",
+        "--data",
+        "data.npz",
+        "--recover",
+        "distill",
+        "--steps",
+        "60",
+        "--batch",
+        "32",
+        "--bench-seconds",
+        "0",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
+    program = [sys.executable, "-m", "darwinc", *command]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    checkpoint = tmp_path / "run" / "distill.safetensors"
+    started = subprocess.Popen([*program, "-o", "a.onnx", "--run-dir", "run"], cwd=tmp_path, env=environment)
+    while started.poll() is None and not checkpoint.exists():
+        time.sleep(0.01)
+    started.kill()
+    started.wait()
+    resumed = [*program, "-o", "a.onnx", "--run-dir", "run", "--resume"]
+    for arguments in (resumed, [*program, "-o", "b.onnx"]):
+        assert subprocess.run(arguments, cwd=tmp_path, env=environment, check=False).returncode == 0
+    wanted, got = (stored(onnx.load(tmp_path / name)) for name in ("b.onnx", "a.onnx"))
+    assert all(np.array_equal(wanted[name], got[name]) for name in wanted)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    training = replace(SHORT, steps=3, run_dir=str(tmp_path / "run"))
+    trained(tmp_path, training)
+    with pytest.raises(InputError, match="another model, data or options"):
+        trained(tmp_path, replace(training, steps=4, resume=True))
+    (tmp_path / "run" / "distill.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    with pytest.raises(InputError, match="no checkpoint of darwinc"):
+        trained(tmp_path, replace(training, resume=True))
+    (tmp_path / "run" / "distill.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="can't be read"):
+        trained(tmp_path, replace(training, resume=True))
+
+
+def test_an_old_checkpoint_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    training = replace(SHORT, steps=3, run_dir=str(tmp_path / "run"))
+    trained(tmp_path, training)
+    with pytest.raises(UsageError, match="--resume"):
+        trained(tmp_path, training)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "file" / "x.safetensors"
+    Checkpoint({"w": torch.ones(2)}, notes={"step": 1}).save(path)
+    assert Checkpoint.load(path).notes == {"step": 1}
+    assert torch.equal(Checkpoint.load(path).weights["w"], torch.ones(2))
+    assert [found.name for found in path.parent.iterdir()] == ["x.safetensors"]
+    (tmp_path / "plain").write_text("a file")
+    with pytest.raises(OutputError, match="can't be written"):
+        Checkpoint().save(tmp_path / "plain" / "x.safetensors")
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e4])
+def test_training_that_diverges_stops_with_the_best_state_so_far(tmp_path: Path, rate: float) -> None:
+    trained(tmp_path, recover="none")
+    cut = stored(onnx.load(tmp_path / "out.onnx"))
+    result = trained(tmp_path, replace(SHORT, optimizer="sgd", learning_rate=rate, steps=400))
+    found = recovery(result, "distill")
+    assert found.training.ended == "divergence"
+    assert found.training.steps < 400
+    assert not found.accepted
+    assert any("diverged" in warning for warning in result.report.warnings)
+    assert all(np.array_equal(cut[name], array) for name, array in stored(onnx.load(tmp_path / "out.onnx")).items())
+
+
+def test_training_that_no_longer_helps_stops(tmp_path: Path) -> None:
+    result = trained(tmp_path, replace(SHORT, steps=4000, patience=2, learning_rate=0.5))
+    assert recovery(result, "distill").training.ended == "patience"
+    assert recovery(result, "distill").training.steps < 4000
+
+
+def test_minutes_and_epochs_are_budgets(tmp_path: Path) -> None:
+    timed = recovery(trained(tmp_path, replace(SHORT, steps=None, minutes=0.02)), "distill").training
+    assert timed.seconds >= 1.2
+    assert timed.ended == "budget"
+    counted = recovery(trained(tmp_path, replace(SHORT, steps=None, epochs=2.5)), "distill").training
+    assert counted.steps == 10
+    assert counted.epochs == 2.5
+
+
+def test_steps_are_relative_to_a_tensors_size_and_follow_a_cosine() -> None:
+    weights = {
+        "small": torch.nn.Parameter(torch.full((4, 4), 2.0**-6)),
+        "large": torch.nn.Parameter(torch.full((4, 4), 8.0)),
+        "bias": torch.nn.Parameter(torch.full((4,), 8.0)),
+        "held": torch.nn.Parameter(torch.ones(4), requires_grad=False),
+    }
+    optimizer = make_optimizer(weights, Training(learning_rate=0.5, weight_decay=0.1))
+    groups = {
+        name: group
+        for group in optimizer.param_groups
+        for name, weight in weights.items()
+        if any(weight is member for member in group["params"])
+    }
+    assert {name: group["initial_lr"] for name, group in groups.items()} == {
+        "small": 0.5 * 2.0**-6,
+        "large": 4.0,
+        "bias": 4.0,
+    }
+    assert [groups[name]["weight_decay"] for name in ("small", "large", "bias")] == [0.1, 0.1, 0.0]
+    set_rate(optimizer, 0.5)
+    assert groups["large"]["lr"] == pytest.approx(2.0)
+    set_rate(optimizer, 1.0)
+    assert groups["large"]["lr"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (Settings(recover=("distill",)), "give --data"),
+        (Settings(recover=("finetune",), data="x.npz", outputs="y"), "NAME=KIND"),
+        (Settings(recover=("distill",), data="x.npz", training=Training(epochs=-1.0)), "--epochs"),
+    ],
+)
+def test_wrong_usage_is_refused_before_the_model_is_read(settings: Settings, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        judge(settings, Target("sparsity", 0.5))
+
+
+def test_finetuning_without_labels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--labels"):
+        trained(tmp_path, recover="finetune")
+
+
+def test_the_command_line_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shell = Shell(tmp_path, capsys)
+    save_data(tmp_path / "data.npz", {"x": images(160, 3, 8, 8)})
+    done = shell(
+        "compress", shell.model, *HALF, "-o", tmp_path / "out.onnx", "--data", shell.data, "--recover", "distill",
+        "--steps", "20", "--report", tmp_path / "r.json", "--markdown", tmp_path / "r.md",
+    )  # fmt: skip
+    assert done.code == 0
+    assert "distill: kept, the divergence on validation samples fell from" in done.err
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["recovery"][0]["training"]["steps"] == 20
+    assert "20 steps of" in (tmp_path / "r.md").read_text()
