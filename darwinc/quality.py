@@ -1,9 +1,10 @@
-"""How good a model's answers are, in ONNX Runtime: accuracy with labels, agreement with the original without."""
+"""How good a model's answers are, in ONNX Runtime: against labels, or without any against the original's answers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,6 +15,103 @@ from darwinc.runtime import input_specs, open_session, run
 
 Array = np.ndarray[Any, Any]
 BATCH = 64
+IGNORED = (255, -1)
+"""Labels of pixels where nothing is known: 255 unless there are that many classes, else -1."""
+MOST_CLASSES = 65536
+
+
+class Metric(Protocol):
+    """A figure between 0 and 1 that is counted batch by batch."""
+
+    def add(self, scores: Array, target: Array) -> None: ...
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def value(self) -> float: ...
+
+
+@dataclass
+class Accuracy:
+    """The share of samples whose highest score is their label's: scores [N, K], labels [N]."""
+
+    right: int = 0
+    count: int = 0
+
+    def add(self, scores: Array, target: Array) -> None:
+        self.right += int((scores.reshape(len(scores), -1).argmax(1) == target).sum())
+        self.count += len(target)
+
+    @property
+    def value(self) -> float:
+        return self.right / max(self.count, 1)
+
+
+@dataclass
+class Overlap:
+    """Mean over classes of intersection over union, of maps: scores [N, K, h, w], labels [N, H, W].
+
+    One channel is a probability, from a half on class 1. Classes that are nowhere don't count.
+    """
+
+    count: int = 0
+    confusion: Array = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+
+    def add(self, scores: Array, target: Array) -> None:
+        guess = classes_of(_resized(scores, target.shape[1:]))
+        ignored = IGNORED[0] if target.max(initial=0) <= IGNORED[0] else IGNORED[1]
+        known = (target != ignored) & (target >= 0)
+        size = int(max(guess.max(initial=0), target[known].max(initial=0))) + 1
+        if size > MOST_CLASSES:
+            raise InvalidData(f"A label of {size - 1} was found, but maps have at most {MOST_CLASSES} classes.")
+        grown = np.zeros((max(size, len(self.confusion)),) * 2, np.int64)
+        grown[: len(self.confusion), : len(self.confusion)] = self.confusion
+        np.add.at(grown, (target[known], guess[known]), 1)
+        self.confusion = grown
+        self.count += len(target)
+
+    @property
+    def value(self) -> float:
+        both = np.diag(self.confusion)
+        either = self.confusion.sum(0) + self.confusion.sum(1) - both
+        return float((both[either > 0] / either[either > 0]).mean()) if either.any() else 0.0
+
+
+@dataclass
+class YesOrNo:
+    """The share of yes-or-no labels that are met: outputs and labels of one shape; `limit` is where yes begins."""
+
+    limit: float = 0.0
+    right: int = 0
+    asked: int = 0
+    count: int = 0
+
+    def add(self, scores: Array, target: Array) -> None:
+        met = (scores.reshape(target.shape) >= self.limit) == (target >= 0.5)
+        self.right += int(met.sum())
+        self.asked += met.size
+        self.count += len(target)
+
+    @property
+    def value(self) -> float:
+        return self.right / max(self.asked, 1)
+
+
+def classes_of(scores: Array) -> Array:
+    """Maps [N, K, H, W] as class numbers [N, H, W]; one channel is a probability."""
+    found: Array = (scores[:, 0] >= 0.5).astype(np.int64) if scores.shape[1] == 1 else scores.argmax(1)
+    return found
+
+
+def _resized(scores: Array, size: tuple[int, ...]) -> Array:
+    if scores.shape[2:] == size:
+        return scores
+    from scipy import ndimage
+
+    factors = (1, 1, size[0] / scores.shape[2], size[1] / scores.shape[3])
+    found: Array = ndimage.zoom(scores, factors, order=1, grid_mode=True, mode="nearest")
+    return found
 
 
 def compare_quality(
@@ -21,43 +119,67 @@ def compare_quality(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The report's `quality` and `parity` of two models on the same samples.
 
-    With labels: top-1 accuracy of the first output [N, K]. Without: the share of samples on which both choose the same
-    class, or for outputs that are no class scores the relative error.
+    With labels the first output is judged: `top1` for classes, `mean_iou` for maps, `label_accuracy` for yes-or-no
+    labels. Without: `agreement`, the share of samples on which both choose the same class; of class probabilities for
+    each pixel `pixel_agreement`; and for other outputs the relative error.
 
     Raises:
-        InvalidData: labels for outputs that can't be classes.
+        InvalidData: labels that don't go with the first output.
     """
     first, second = (open_session(model, threads=threads) for model in (before, after))
     names = [output.name for output in first.get_outputs()]
-    right_before = right_after = same = count = 0
+    metrics: tuple[str, Metric, Metric] | None = None
     errors: list[float] = []
     for part in fitting_batches(samples, input_specs(first), BATCH):
         wanted, got = run(first, part.feed), run(second, part.feed)
         errors.append(relative_error([wanted[name] for name in names], [got[name] for name in names]))
-        scores = [wanted[names[0]], got[names[0]]]
-        if all(_is_scores(score) for score in scores):
-            one, two = (score.reshape(score.shape[0], -1).argmax(1) for score in scores)
-            same += int((one == two).sum())
-            count += len(one)
-            if part.labels is not None:
-                labels = _class_labels(part.labels, len(one))
-                right_before += int((one == labels).sum())
-                right_after += int((two == labels).sum())
+        one, two = wanted[names[0]], got[names[0]]
+        if part.labels is not None:
+            metrics = metrics or _labelled(one, part.labels)
+            metrics[1].add(one, part.labels)
+            metrics[2].add(two, part.labels)
+        elif _is_scores(one) and _is_scores(two):
+            metrics = metrics or ("agreement", Accuracy(), Accuracy())
+            target = one.reshape(len(one), -1).argmax(1)
+            metrics[1].add(one, target)
+            metrics[2].add(two, target)
+        elif _is_class_map(one) and two.shape == one.shape:
+            metrics = metrics or ("pixel_agreement", YesOrNo(0.5), YesOrNo(0.5))
+            same = (classes_of(one) == classes_of(two)).astype(np.float32)
+            metrics[1].add(np.ones_like(same), np.ones_like(same))
+            metrics[2].add(same, np.ones_like(same))
     parity = {"relative_error": float(np.mean(errors)) if errors else None, "samples": len(samples)}
-    if samples.labels is not None:
-        if not count:
-            raise InvalidData(
-                "The data has labels, but the model's first output holds no class scores [N, K]; leave the labels out."
-            )
-        return _quality("top1", right_before / count, right_after / count, count, split), parity
-    if count:
-        return _quality("agreement", 1.0, same / count, count, split), parity
+    if metrics is not None:
+        name, old, new = metrics
+        return _quality(name, old.value, new.value, old.count, split), parity
     found = _quality("relative_error", 0.0, parity["relative_error"], len(samples), split)
     return {**found, "higher_is_better": False}, parity
 
 
 def _quality(metric: str, before: float, after: float | None, samples: int, split: str) -> dict[str, Any]:
     return {"metric": metric, "before": before, "after": after, "samples": samples, "split": split, "scale": "fraction"}
+
+
+def _labelled(output: Array, labels: Array) -> tuple[str, Metric, Metric]:
+    """The metric that fits the labels and the output, for either model.
+
+    Raises:
+        InvalidData: none does.
+    """
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if whole and labels.ndim == 1 and _is_scores(output):
+        return "top1", Accuracy(), Accuracy()
+    if whole and labels.ndim == 3 and output.ndim == 4:
+        return "mean_iou", Overlap(), Overlap()
+    binary = bool(np.isin(labels, (0, 1)).all())
+    if binary and labels.ndim >= 1 and output.size == labels.size and np.issubdtype(output.dtype, np.floating):
+        limit = 0.5 if bool(((output >= 0) & (output <= 1)).all()) else 0.0
+        return "label_accuracy", YesOrNo(limit), YesOrNo(limit)
+    raise InvalidData(
+        f"Labels of shape {list(labels.shape)} and type {labels.dtype} don't go with the model's first output "
+        f"{list(output.shape)}; one class number per sample goes with scores [N, K], maps [N, H, W] with [N, K, H, W], "
+        "and zeros and ones with an output of their shape."
+    )
 
 
 def _is_scores(output: Array) -> bool:
@@ -70,10 +192,8 @@ def _is_scores(output: Array) -> bool:
     )
 
 
-def _class_labels(labels: Array, count: int) -> Array:
-    if labels.ndim != 1 or len(labels) != count or not np.issubdtype(labels.dtype, np.integer):
-        raise InvalidData(
-            f"Labels of shape {list(labels.shape)} and type {labels.dtype} were found; one whole number per sample was "
-            "expected."
-        )
-    return labels
+def _is_class_map(output: Array) -> bool:
+    """Probabilities [N, K, H, W] of K classes."""
+    if output.ndim != 4 or output.shape[1] < 2 or not np.issubdtype(output.dtype, np.floating):
+        return False
+    return bool((output >= 0).all()) and bool((np.abs(output.astype(np.float32).sum(1) - 1) < 1e-2).all())

@@ -68,13 +68,13 @@ def test_answers_that_are_no_classes_are_told_by_their_error(tmp_path: Path) -> 
     assert not quality["higher_is_better"]
     assert quality["after"] == parity["relative_error"] == pytest.approx(0.1, rel=1e-3)
     labelled = samples(tmp_path, {"x": images(20, 3, 8, 8), "y": np.zeros(20, np.int64)})
-    with pytest.raises(InvalidData, match="no class scores"):
+    with pytest.raises(InvalidData, match="one class number per sample goes with scores"):
         compare_quality(*pair, labelled, split="test")
 
 
 def test_labels_that_are_no_classes_are_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     odd = samples(tmp_path, {"x": images(20, 3, 8, 8), "y": np.linspace(0, 1, 20)})
-    with pytest.raises(InvalidData, match="one whole number per sample was expected"):
+    with pytest.raises(InvalidData, match="one class number per sample goes with scores"):
         compare_quality(*pair, odd, split="test")
 
 
@@ -113,3 +113,56 @@ def test_batches_fit_the_inputs(tmp_path: Path) -> None:
 def test_a_feed_holds_as_many_samples_as_its_longest_first_axis() -> None:
     assert samples_in({"a": np.zeros(()), "b": np.zeros((5, 2)), "c": np.zeros((1, 9))}) == 5
     assert samples_in({"a": np.zeros(())}) == 1
+
+
+MAPS = """(float[N,3,8,8] x, float[4,3,1,1] w1) => (float[N,4,8,8] y) {
+    y = Conv(x, w1)
+}
+"""
+
+
+def test_maps_are_judged_by_overlap(tmp_path: Path) -> None:
+    one, two = (save(build(MAPS, seed=seed), tmp_path / f"{seed}.onnx") for seed in (0, 1))
+    x = images(70, 3, 8, 8)
+    guesses = [scores(model, x).argmax(1) for model in (one, two)]
+    labels = guesses[0].copy()
+    labels[:, :2] = 255
+    labels[:, 2] = 3
+    quality, _ = compare_quality(one, two, samples(tmp_path, {"x": x, "y": labels}), split="test")
+    known = labels != 255
+    wanted = [
+        np.mean([
+            ((guess == k) & (labels == k) & known).sum() / (((guess == k) | (labels == k)) & known).sum()
+            for k in range(4)
+        ])
+        for guess in guesses
+    ]  # fmt: skip
+    assert quality["metric"] == "mean_iou"
+    assert (quality["before"], quality["after"]) == pytest.approx(wanted)
+
+
+def test_small_maps_are_enlarged_to_their_labels(tmp_path: Path) -> None:
+    one = save(build(MAPS), tmp_path / "one.onnx")
+    x = np.repeat(images(4, 3, 1, 1), 64, axis=1).reshape(4, 3, 8, 8)
+    labels = np.broadcast_to(scores(one, x).argmax(1)[:, :1, :1], (4, 16, 24)).astype(np.int64)
+    quality, _ = compare_quality(one, one, samples(tmp_path, {"x": x, "y": labels}), split="test")
+    assert quality["before"] == 1.0
+
+
+def test_several_labels_a_sample_are_counted_one_by_one(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    x = images(50, 3, 8, 8)
+    one, two = (scores(model, x) for model in pair)
+    labels = (one >= 0).astype(np.int64)
+    quality, _ = compare_quality(*pair, samples(tmp_path, {"x": x, "y": labels}), split="test")
+    assert quality["metric"] == "label_accuracy"
+    assert (quality["before"], quality["after"]) == (1.0, pytest.approx(((two >= 0) == labels).mean()))
+
+
+def test_probabilities_of_each_pixel_agree_or_not(tmp_path: Path) -> None:
+    text = MAPS.replace("y = Conv(x, w1)", "c = Conv(x, w1)\n    y = Softmax<axis = 1>(c)")
+    one, two = (save(build(text, seed=seed), tmp_path / f"{seed}.onnx") for seed in (0, 1))
+    x = images(20, 3, 8, 8)
+    quality, _ = compare_quality(one, two, samples(tmp_path, {"x": x}), split="test")
+    assert quality["metric"] == "pixel_agreement"
+    same = scores(one, x).argmax(1) == scores(two, x).argmax(1)
+    assert (quality["before"], quality["after"]) == (1.0, pytest.approx(same.mean()))
