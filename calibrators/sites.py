@@ -131,7 +131,7 @@ class Site:
         flat = padded.flatten(2)
         index = _gather_index(window, tuple(padded.shape[2:]), tuple(y.shape[2:]), chosen)
         if flat.shape[2] > SPARSE * index.numel():
-            met, index = index.unique(return_inverse=True)
+            met, index = torch.unique(index, return_inverse=True)
             flat = flat.index_select(2, met)
         taken = flat.transpose(1, 2).contiguous().index_select(1, index.flatten())
         by_group = taken.reshape(x.shape[0] * index.shape[0], index.shape[1], self.groups, -1)

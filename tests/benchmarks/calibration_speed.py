@@ -3,8 +3,9 @@
     python tests/benchmarks/calibration_speed.py resnet50.onnx vit_b_16.onnx [--side 224] [--batch 16] [--threads 1]
 
 Images are noise: the time doesn't depend on what they show. Forward and calibration take turns in one process, and the
-table gives the median of the rounds' ratios. `--side` feeds images of other sides than the file records, which networks
-take whose head pools over positions. A batch is halved until a batch's values fit into `VALUES`, as calibration does.
+table gives the median of the rounds' ratios, in processor time. `--side` feeds images of other sides than the file
+records, which networks take whose head pools over positions. A batch holds no more than `VALUES`, as in calibration;
+what calibration does once, whatever the samples, counts the more the fewer there are.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def batches(model: ir.Model, twin: TorchGraph, asked: argparse.Namespace) -> lis
     }
 
     def feed(count: int) -> Feed:
-        return {name: random.standard_normal((count, *shape), dtype=np.float32) for name, shape in shapes.items()}
+        sizes = {name: [count, *(int(size or 1) for size in shape)] for name, shape in shapes.items()}
+        return {name: random.standard_normal(size, dtype=np.float32) for name, size in sizes.items()}
 
     size = footprint(twin, feed(1)).total
     batch = max(1, min(asked.batch, VALUES // size))
@@ -46,7 +48,7 @@ def batches(model: ir.Model, twin: TorchGraph, asked: argparse.Namespace) -> lis
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Seconds of all threads, which other work on the machine doesn't lengthen."""
     start = time.process_time()
     work()
     return time.process_time() - start
