@@ -174,6 +174,23 @@ def test_samples_share_an_axis_with_heads(steps: int) -> None:
     assert "x" not in found.crowded(analyse(model))
 
 
+def test_samples_share_the_rows_of_a_matrix() -> None:
+    """As exporters write a linear layer over [steps, batch, features]."""
+    text = """(float[1,6,8] x, float[8,5] m) => (float[1,6,5] y) {
+        t = Transpose<perm = [1, 0, 2]>(x)
+        s = Constant<value_ints = [6, 8]>()
+        rows = Reshape(t, s)
+        product = Gemm(rows, m)
+        u = Constant<value_ints = [6, 1, 5]>()
+        r = Reshape(product, u)
+        y = Transpose<perm = [1, 0, 2]>(r)
+    }"""
+    found = freed(model_of(text))
+    assert numbers(found.model, "rows") == [-1, 8]
+    assert numbers(found.model, "r") == [6, -1, 5]
+    assert found.layouts["product"] == Layout(0, outer=6)
+
+
 TOKEN = """(float[1,6,8] x, float[1,1,8] token, float[1,7,8] places, float[8,5] m) => (float[1,7,5] y) {
     %s
     all = Concat<axis = 1>(one, x)
@@ -273,6 +290,11 @@ def test_a_computed_shape_gets_the_batch() -> None:
     }"""
     found = freed(model_of(text))
     assert node_of(found.model, "r").inputs[1].name == "darwinc/r/numbers_1"  # type: ignore[union-attr]
+
+
+def test_a_type_is_not_a_sample() -> None:
+    text = "(float[1,3,4] x, double m) => (float[1,3,4] y) { c = CastLike(m, x) y = Mul(x, c) }"
+    assert freed(model_of(text)).twin.steps[0].op_type == "CastLike"
 
 
 def test_a_file_may_take_several_samples_at_once() -> None:
@@ -392,6 +414,7 @@ def test_shapes_say_which_axis_grew() -> None:
         (Layout(0), (1, 5, 8), (5, 8), 1, Layout(0)),
         (Layout(1), (6, 1, 8), (6, 8), 1, Layout(0, 6)),
         (Layout(1), (6, 1, 8), (6, 2, 4), 1, Layout(1)),
+        (Layout(1), (6, 1, 2, 4), (6, 8), 1, Layout(0, 6)),
         (Layout(0, 6), (6, 8), (6, 1, 8), 1, Layout(1)),
         (Layout(1), (6, 2, 8), (12, 8), 2, Layout(0, 6)),
         (Layout(0), (2, 3), (6,), 2, Layout(0)),
