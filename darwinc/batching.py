@@ -108,7 +108,7 @@ def free_batch(
     Args:
         model: a valid model.
         feed: what the model takes, of as few samples as it can be.
-        twin: the model's twin, where the caller has one; its weights are those of the model.
+        twin: the model's twin in eval mode, where the caller has one; its weights are those of the model.
         device: where a twin is made.
 
     Raises:

@@ -200,6 +200,9 @@ TOKEN = """(float[1,6,8] x, float[1,1,8] token, float[1,7,8] places, float[8,5] 
 """
 
 
+TOKENS = TOKEN % "one = Identity(token)"
+
+
 @pytest.mark.parametrize(
     "made",
     [
@@ -510,3 +513,5 @@ def test_a_twin_of_a_rewrite_takes_batches_or_is_none() -> None:
     twin = calibration.twin_of(fitting, "cpu")
     assert twin is not None
     assert twin.detached({"x": images(5, 3, 8, 8)})["y"].shape == (5, 10)
+    other = Calibration("data", free_batch(model_of(TOKENS), {"x": images(1, 6, 8)}).twin, [], freed=calibration.freed)
+    assert other.twin_of(fitting, "cpu") is None
