@@ -61,12 +61,12 @@ class Calibration:
     freed: Feed | None = None
 
     def twin_of(self, model: ir.Model, device: str) -> TorchGraph | None:
-        """A twin of a rewrite of the model that takes the batches; None where it can't be made to."""
+        """A twin of a rewrite of the model that takes the batches; None where it can't be made to in the same way."""
         twin = TorchGraph(model, device=device)
-        if self.freed is None:
+        if self.twin is None or self.freed is None:
             return twin
         found = free_batch(model, self.freed, twin=twin)
-        return found.twin if found.free else None
+        return found.twin if found.free and _added(found.twin) == _added(self.twin) else None
 
     @property
     def holdout(self) -> int:
@@ -77,6 +77,11 @@ class Calibration:
     def samples(self) -> int:
         """How many samples all batches hold."""
         return sum(samples_in(feed) for feed in self.batches)
+
+
+def _added(twin: TorchGraph) -> set[str]:
+    """What a freed batch has steps for that the file has not: networks run in step only where they are the same."""
+    return {step.outputs[0] for step in twin.steps if step.outputs[0].startswith("darwinc/")}
 
 
 def prepare(

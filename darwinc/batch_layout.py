@@ -64,7 +64,8 @@ def reshaped(layout: Layout, old: Shape, new: Shape, samples: int) -> list[Layou
 
     The samples lie behind P elements of the axes before them, and the axis before which there are as many gets them. An
     axis as long as the batch is right where there is one. Only where there is none do they share an axis with others:
-    with those before them where the axes behind stay, with those behind where the axes before stay.
+    with those before them where the axes behind stay, with those behind where the axes before stay; and not with all
+    that lie behind, as then none would be left for features.
     """
     before = math.prod(old[: layout.axis]) * layout.outer
     places: list[Layout] = []
@@ -80,7 +81,8 @@ def reshaped(layout: Layout, old: Shape, new: Shape, samples: int) -> list[Layou
     if alone:
         from_the_end = len(new) - len(old) + layout.axis
         return sorted(alone, key=lambda place: (place.axis != layout.axis, place.axis != from_the_end))
-    return sorted(places, key=lambda place: not _stays(layout, place, old, new))
+    last = len(new) - 1
+    return sorted(places, key=lambda place: (place == Layout(last), not _stays(layout, place, old, new)))
 
 
 def _stays(layout: Layout, place: Layout, old: Shape, new: Shape) -> bool:

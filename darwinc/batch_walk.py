@@ -20,8 +20,8 @@ from darwinc.torch_rules import Step
 RUN_ERRORS = (RuntimeError, ValueError, IndexError)
 """What torch raises where shapes don't fit."""
 
-SIZES_ONLY = frozenset({"Shape", "Size"})
-"""Operators whose results hold no samples."""
+OUTLINES = {"CastLike": 1, "EyeLike": 0, "Shape": 0, "Size": 0}
+"""The operand of which nothing but the type or the shape is read: its samples don't come through."""
 RESHAPES = frozenset({"Reshape", "Flatten"})
 INNER_TOLERANCE = 1e-2
 """By how much a value inside the graph may differ, relative to its scale: rounding to 8 bits may fall the other way."""
@@ -103,11 +103,12 @@ class Walk:
             ) from error
 
     def _layouts(self, step: Step, few: Results, many: Results) -> dict[str, Layout]:
-        carried = [self.layouts[name] for name in step.inputs if name in self.layouts]
+        outline = OUTLINES.get(step.op_type)
+        carried = any(name in self.layouts for place, name in enumerate(step.inputs) if place != outline)
         found: dict[str, Layout] = {}
         for name, one, other in zip(step.outputs, few, many, strict=False):
             axis = grown_axis(one.shape, other.shape, self.times)
-            if not name or (axis is None and (not carried or step.op_type in SIZES_ONLY)):
+            if not name or (axis is None and not carried):
                 continue
             if axis is None:
                 raise BatchHeld("takes the samples of a batch together, or some of them out")

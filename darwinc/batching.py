@@ -13,7 +13,7 @@ samples would be mixed, and the copy must answer for different samples at once w
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,7 @@ def free_batch(
     Args:
         model: a valid model.
         feed: what the model takes, of as few samples as it can be.
-        twin: the model's twin, where the caller has one; its weights are those of the model.
+        twin: the model's twin in eval mode, where the caller has one; its weights are those of the model.
         device: where a twin is made.
 
     Raises:
@@ -117,13 +117,15 @@ def free_batch(
     """
     twin = TorchGraph(model, device=device) if twin is None else twin
     samples = _samples(model, feed)
+    # In [steps, 1, features] it is the second axis that holds the batch, of 1.
+    ways = [(count, axes) for count in dict.fromkeys((samples, 1)) for axes in _axes(model, feed, count)][:MOST_TRIES]
     reason = ""
-    for axes, insist in itertools.product(itertools.islice(_axes(model, feed, samples), MOST_TRIES), (False, True)):
+    for (count, axes), insist in itertools.product(ways, (False, True)):
         try:
-            return _Trial(model, twin, feed, axes, samples).run(insist=insist)
+            return _Trial(model, twin, feed, axes, count).run(insist=insist)
         except BatchHeld as held:
             reason = reason or str(held)
-    first = next(_axes(model, feed, samples), dict.fromkeys(feed))
+    first = ways[0][1] if ways else dict.fromkeys(feed)
     return FreeBatch(model, twin, first, samples, reason or "no input has an axis for samples")
 
 
@@ -135,7 +137,7 @@ def _samples(model: ir.Model, feed: Feed) -> int:
     return min(fixed or list(lengths.values()), default=1)
 
 
-def _axes(model: ir.Model, feed: Feed, samples: int) -> Iterator[Axes]:
+def _axes(model: ir.Model, feed: Feed, samples: int) -> list[Axes]:
     """Which axis of each input may hold the samples, the likeliest first: those that are as long, from the first on.
 
     The first input with such an axis holds samples; the others may hold none.
@@ -146,9 +148,8 @@ def _axes(model: ir.Model, feed: Feed, samples: int) -> Iterator[Axes]:
         fitting: list[int | None] = [axis for axis, size in enumerate(feed[name].shape) if size == samples]
         leads = bool(fitting) and not any(choice[0] is not None for choice in choices)
         choices.append(fitting[:1] if leads else [*fitting, None])
-    for chosen in itertools.product(*choices):
-        if any(axis is not None for axis in chosen):
-            yield dict(zip(names, chosen, strict=True))
+    found = itertools.islice(itertools.product(*choices), MOST_TRIES)
+    return [dict(zip(names, chosen, strict=True)) for chosen in found if any(axis is not None for axis in chosen)]
 
 
 @dataclass(frozen=True)
@@ -217,9 +218,11 @@ class _Trial:
         tolerance = tolerance_of(self.model)
         agreement = agree([wanted], [got], bounded, tolerance, chosen)
         if not agreement.passed:
+            known = agreement.max_rel_error > tolerance
+            error = f"by a relative error of {agreement.max_rel_error:.1e}" if known else "in every choice that is made"
             raise BatchHeld(
-                f"samples are mixed somewhere: the relative error of {len(alone)} feeds at once against one by one is "
-                f"{agreement.max_rel_error:.1e}, at most {tolerance:.0e} is allowed"
+                f"the answers to {len(alone)} feeds at once differ from those one by one, {error}, and "
+                f"{tolerance:.0e} is allowed"
             )
         return agreement.max_rel_error
 
