@@ -89,7 +89,7 @@ def non_zero(call: Call) -> torch.Tensor:
 
 def one_hot(call: Call) -> torch.Tensor:
     """A new axis of length `depth`; positions out of range give a row of off values."""
-    indices, depth, values = call.first, call.integers(1)[0], call.tensor(2)
+    indices, depth, values = call.first, int(call.numbers(1)[0]), call.tensor(2)
     axis = call.integer("axis", -1)
     axis = axis + indices.ndim + 1 if axis < 0 else axis
     indices = _positive(indices, depth).unsqueeze(axis)
