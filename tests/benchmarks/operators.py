@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.operators
 
+Gradients are checked in double precision against finite differences, in every case that has floats on both sides.
 Cases are models of one node; the duplicates in which a function's body takes the operator's place are counted apart.
 Out of scope are strings, sequences, optionals, random and training operators. The tables are in Markdown.
 """
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 import onnx
 
 from tests.node_cases import KNOWN, NodeCase, complaint, node_cases
+from tests.node_gradients import NOT_BY, NOT_DIFFERENTIABLE, differentiable, gradient_complaint
 
 OLDER = 16
 
@@ -26,17 +28,21 @@ def main() -> int:
     complaints = {case.name: complaint(case) for case in scope}
     single = [case for case in scope if not case.is_duplicate]
     print(f"onnx {onnx.__version__}\n")
-    print_operators(single, complaints)
+    gradients = {case.name: gradient_complaint(case) for case in single if differentiable(case)}
+    print_operators(single, complaints, gradients)
     print_totals(found, single, complaints)
     print_reasons(scope, complaints)
+    print_gradients(single, gradients)
     return 1 if any(complaints[case.name] and case.original not in KNOWN for case in scope) else 0
 
 
-def print_operators(single: Iterable[NodeCase], complaints: dict[str, str]) -> None:
+def print_operators(single: Iterable[NodeCase], complaints: dict[str, str], gradients: dict[str, str]) -> None:
     """A row for each operator."""
-    print("| operator | cases | passed |\n| --- | ---: | ---: |")
+    print("| operator | cases | passed | gradients checked | right |\n| --- | ---: | ---: | ---: | ---: |")
     for operator, names in sorted(by_operator(single).items()):
-        print(f"| {operator} | {len(names)} | {sum(not complaints[name] for name in names)} |")
+        found = [not gradients[name] for name in names if name in gradients]
+        derived = f"{len(found)} | {sum(found)}" if found else "- | -"
+        print(f"| {operator} | {len(names)} | {sum(not complaints[name] for name in names)} | {derived} |")
 
 
 def print_totals(found: Iterable[NodeCase], single: list[NodeCase], complaints: dict[str, str]) -> None:
@@ -66,6 +72,20 @@ def print_reasons(scope: Iterable[NodeCase], complaints: dict[str, str]) -> None
         if complaints[case.name]:
             happened = " ".join(complaints[case.name].split()).replace("|", "/")[:120]
             print(f"| {case.name} | {happened} | {KNOWN.get(case.original, 'not known')} |")
+
+
+def print_gradients(single: Iterable[NodeCase], gradients: dict[str, str]) -> None:
+    """How many operators have right gradients, and why the others don't."""
+    operators = by_operator(case for case in single if case.name in gradients)
+    right = [operator for operator, names in operators.items() if not any(gradients[name] for name in names)]
+    print(f"\nGradients of {len(right)} of {len(operators)} operators are right in all {len(gradients)} cases checked.")
+    print("\n| operator | gradients |\n| --- | --- |")
+    for operator, names in operators.items():
+        happened = next((gradients[name] for name in names if gradients[name]), "")
+        if happened:
+            print(f"| {operator} | {NOT_DIFFERENTIABLE.get(operator, ' '.join(happened.split())[:120])} |")
+    for (operator, position), reason in NOT_BY.items():
+        print(f"| {operator} by operand {position} | {reason} |")
 
 
 def by_operator(cases: Iterable[NodeCase]) -> dict[str, list[str]]:
