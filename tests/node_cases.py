@@ -7,9 +7,11 @@ are run as well, but not counted among the cases. The cases are those of the onn
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,34 @@ KNOWN: dict[str, str] = {
     "test_resize_downsample_scales_linear_align_corners": RUNTIME_DIFFERS,
 }
 """Cases that are known not to pass, and why; a duplicate goes by the name of its original."""
+
+
+OUTDATED = frozenset(
+    {
+        *(f"test_cast{like}_{types}" for like in ("", "like") for types in ("BFLOAT16_to_FLOAT", "FLOAT_to_BFLOAT16")),
+        *(f"test_cast_{before}_to_{after}" for before in ("FLOAT", "FLOAT16") for after in ("INT4", "UINT4")),
+        *(f"test_qlinearmatmul_{rank}D_int8_{kind}" for rank in (2, 3) for kind in ("float16", "float32")),
+        *(f"test_attention_{rank}d_with_past_and_present_qk_matmul_bias" for rank in (3, 4)),
+        *(
+            f"test_attention_4d_with_past_and_present_qk_matmul_bias_{rank}d_mask{causal}"
+            for rank in (3, 4)
+            for causal in ("", "_causal")
+        ),
+        "test_attention_3d_with_past_and_present_qk_matmul_softcap",
+        "test_attention_4d_with_qk_matmul_bias",
+        "test_attention_4d_with_qk_matmul_softcap",
+        "test_averagepool_3d_dilations_large_count_include_pad_is_1_ceil_mode_is_True",
+        "test_l2normalization_axis_0",
+    }
+)
+"""Cases whose expected answers are wrong in packages before 1.23: types that overflowed where the answers were made, a
+window over the edge, 0 / 0, and stages of attention in another order. There they may pass or not."""
+
+
+def settled(case: NodeCase) -> bool:
+    """Does the installed package expect the right answer?"""
+    current = tuple(map(int, onnx.__version__.split(".")[:2])) >= (1, 23)
+    return current or case.original not in OUTDATED
 
 
 @dataclass(frozen=True)
@@ -93,7 +123,7 @@ class NodeCase:
         """Is this a Dropout in training mode that really drops something?"""
         if self.operator != "Dropout" or len(self.operands) < 3:
             return False
-        return bool(self.operands[2]) and float(self.operands[1]) > 0
+        return bool(numbers(self.operands[2])) and float(numbers(self.operands[1])) > 0
 
     def feed(self) -> dict[str, Array]:
         names = [value.name for value in self.model.graph.input]
@@ -101,10 +131,19 @@ class NodeCase:
 
 
 def numbers(value: Any) -> Array:
-    """An operand or an answer as an array of a type that NumPy has: smaller floats in float32, integers in int8."""
+    """An operand or an answer as an array of a type that NumPy has: floats of less than two bytes in float32, say."""
+    array = _array(value)
+    return array if _is_plain(array) else array.astype(np.float32)
+
+
+def _array(value: Any) -> Array:
     stored = isinstance(value, onnx.TensorProto)
-    array = np.asarray(ir.serde.deserialize_tensor(value).numpy() if stored else value)
-    return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
+    return np.asarray(ir.serde.deserialize_tensor(value).numpy() if stored else value)
+
+
+def _is_plain(array: Array) -> bool:
+    """Is its type one of NumPy's own?"""
+    return array.dtype.type.__module__ == "numpy"
 
 
 @lru_cache(maxsize=1)
@@ -114,12 +153,28 @@ def node_cases() -> tuple[NodeCase, ...]:
         # Casting infinity and dividing by zero are what some cases are about.
         warnings.simplefilter("ignore", RuntimeWarning)
         loaded = load_model_tests(kind="node")
+    made = ((case, case.model, case.data_sets[0]) for case in loaded if case.model is not None and case.data_sets)
+    kept = ((case, *_from_files(Path(case.model_dir))) for case in loaded if case.model is None and case.model_dir)
     return tuple(
-        NodeCase(case.name, case.model, tuple(operands), tuple(expected), case.rtol, case.atol)
-        for case in loaded
-        if case.model is not None and case.data_sets
-        for operands, expected in case.data_sets[:1]
+        NodeCase(case.name, model, tuple(operands), tuple(expected), case.rtol, case.atol)
+        for case, model, (operands, expected) in itertools.chain(made, kept)
     )
+
+
+def _from_files(folder: Path) -> tuple[onnx.ModelProto, tuple[list[Any], list[Any]]]:
+    """A model and its first set of data, as packages before onnx 1.19 keep them; what is no tensor is left out."""
+    model = onnx.load(folder / "model.onnx")
+    sides = (("input", model.graph.input), ("output", model.graph.output))
+    operands, expected = ([_from_file(folder, side, *pair) for pair in enumerate(values)] for side, values in sides)
+    return model, (operands, expected)
+
+
+def _from_file(folder: Path, side: str, position: int, value: onnx.ValueInfoProto) -> onnx.TensorProto | None:
+    if value.type.WhichOneof("value") != "tensor_type":
+        return None
+    found = onnx.TensorProto()
+    found.ParseFromString((folder / "test_data_set_0" / f"{side}_{position}.pb").read_bytes())
+    return found
 
 
 def complaint(case: NodeCase) -> str:
@@ -141,9 +196,8 @@ def _difference(got: torch.Tensor, wanted: Any, case: NodeCase) -> str:
     array, expected = wide.numpy(), numbers(wanted)
     if array.shape != expected.shape:
         return f"the shape is {array.shape}, expected was {expected.shape}"
-    exact = isinstance(wanted, np.ndarray | np.generic) and wanted.dtype.isbuiltin == 1
-    if exact and array.dtype != wanted.dtype:
-        return f"the type is {array.dtype}, expected was {wanted.dtype}"
+    if _is_plain(_array(wanted)) and array.dtype != expected.dtype:
+        return f"the type is {array.dtype}, expected was {expected.dtype}"
     if np.allclose(array, expected, rtol=case.rtol, atol=case.atol, equal_nan=True):
         return ""
     with np.errstate(invalid="ignore"):
