@@ -6,7 +6,7 @@ Torch borrows the weights to measure and train, and `write_back` returns them: t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -16,7 +16,8 @@ import torch
 from darwinc import graph as graphs
 from darwinc.errors import DarwincError, InvalidData, UnsupportedOperator
 from darwinc.torch_rules import HOST_OPERANDS, RULES, UNTRAINED, Call, Rule, Step
-from darwinc.torch_rules.call import Literal
+from darwinc.torch_rules.bodies import standing_alone
+from darwinc.torch_rules.call import Body, Literal
 from darwinc.torch_rules.convert import (
     FeedValue,
     attributes,
@@ -73,7 +74,10 @@ class TorchGraph(torch.nn.Module):
         for name, tensor in graphs.constants(model).items():
             self._adopt(name, tensor)
         self._anchor = next(iter(self._weights.values()), None)
+        self._opsets = dict(graph.opset_imports)
+        self._bodies: list[TorchGraph] = []
         self.steps = self._with_releases(self._build(model))
+        self.bodies = torch.nn.ModuleList(self._bodies)
         self._freeze()
         self._moving = self._with_own_statistics()
         self.weight_list = torch.nn.ParameterList(self._weights.values())
@@ -112,9 +116,26 @@ class TorchGraph(torch.nn.Module):
         if operator not in self._rules:
             raise UnsupportedOperator(f"torch has no rule for the operator {operator} of node {name!r}")
         inputs = tuple(value.name if value is not None and value.name else None for value in node.inputs)
+        bodies = {key: self._body(attribute.as_graph()) for key, attribute in _graphs(node)}
+        around = sorted({name for body in bodies.values() for name in body.around} - set(inputs))
         read = [(position, inputs[position]) for position in HOST_OPERANDS.get(operator, ()) if position < len(inputs)]
         literals = {position: self._literals[operand] for position, operand in read if operand in self._literals}
-        return Step(node, operator, name, inputs, outputs, (), attributes(node, name), literals)
+        inputs = (*inputs, *around)
+        return Step(node, operator, name, inputs, outputs, (), attributes(node, name), literals, bodies)
+
+    def _body(self, graph: ir.Graph) -> Body:
+        """A twin of a node's body, whose own tensors ask for no gradient."""
+        model, around = standing_alone(graph, self._opsets)
+        twin = TorchGraph(model, device=self._home, rules=self._rules)
+        twin.requires_grad_(False)
+        twin._moving = frozenset()
+        self._bodies.append(twin)
+        return Body(tuple(str(value.name) for value in graph.inputs), around, twin._inside)
+
+    def _inside(self, environment: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """The outputs from values by name, neither checked nor cast."""
+        self._walk(environment, frozenset())
+        return [self.value(name, environment) for name in self.outputs]
 
     def _note_literal(self, name: str, value: torch.Tensor) -> None:
         if value.numel() <= LONGEST_LITERAL and value.device.type == "cpu":
@@ -191,6 +212,12 @@ class TorchGraph(torch.nn.Module):
         """
         environment = self.enter(feed)
         wanted = frozenset(also)
+        found = self._walk(environment, wanted)
+        found |= {name: self.value(name, environment) for name in wanted if name not in found}
+        return found | self.leave(environment)
+
+    def _walk(self, environment: dict[str, torch.Tensor], wanted: frozenset[str]) -> dict[str, torch.Tensor]:
+        """Evaluate every step; what is wanted of the values that are freed on the way."""
         found: dict[str, torch.Tensor] = {}
         for step in self.steps:
             environment.update(zip(step.outputs, self.run(step, environment), strict=False))
@@ -198,8 +225,7 @@ class TorchGraph(torch.nn.Module):
                 value = environment.pop(name, None)
                 if value is not None and name in wanted:
                     found[name] = value
-        found |= {name: self.value(name, environment) for name in wanted if name not in found}
-        return found | self.leave(environment)
+        return found
 
     def detached(self, feed: Mapping[str, FeedValue]) -> dict[str, torch.Tensor]:
         """`forward` without recording gradients."""
@@ -289,6 +315,11 @@ def _constant_values(model: ir.Model) -> dict[str, ir.Value]:
         if node.op_type == "Constant" and graphs.is_standard(node):
             values[str(node.outputs[0].name)] = node.outputs[0]
     return values
+
+
+def _graphs(node: ir.Node) -> Iterator[tuple[str, ir.Attr]]:
+    """The attributes of a node that hold a graph."""
+    return ((key, value) for key, value in node.attributes.items() if value.type == ir.AttributeType.GRAPH)
 
 
 def _on_one_device(tensors: tuple[torch.Tensor | None, ...], host: tuple[int, ...]) -> tuple[torch.Tensor | None, ...]:

@@ -18,6 +18,7 @@ from darwinc.torch_graph import TorchGraph
 
 Array = npt.NDArray[Any]
 TOLERANCE = 1e-5
+VERSIONS = {"ai.onnx.ml": 5}
 
 
 def noise(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> Array:
@@ -61,7 +62,11 @@ class Case:
     omitted: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        shown = {key: value for key, value in self.attributes.items() if not isinstance(value, onnx.TensorProto)}
+        shown = {
+            key: value
+            for key, value in self.attributes.items()
+            if not isinstance(value, onnx.TensorProto | onnx.GraphProto)
+        }
         told = ",".join(f"{key}={value}" for key, value in shown.items())
         return f"{self.op}-{self.opset}-{told}"
 
@@ -82,7 +87,10 @@ class Case:
         ]
         leaving = [onnx.ValueInfoProto(name=name) for name in made if name]
         graph = helper.make_graph([node], "case", entering, leaving, stored)
-        imports = [helper.make_opsetid("", self.opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+        imports = [
+            helper.make_opsetid("", self.opset),
+            *([helper.make_opsetid(domain, VERSIONS.get(domain, 1))] if domain else []),
+        ]
         model = helper.make_model(graph, opset_imports=imports, ir_version=10)
         inferred = onnx.shape_inference.infer_shapes(model)
         for value, known in zip(model.graph.output, inferred.graph.output, strict=True):

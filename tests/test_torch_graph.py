@@ -277,11 +277,11 @@ REFUSED = {
         '<ir_version: 8, opset_import: ["" : 13, "mine" : 1]> g (float[4] x) => (float[4] y) { y = mine.Fancy(x) }',
         r"mine::Fancy of node 'y'",
     ),
-    "control flow": (
-        """<ir_version: 8, opset_import: ["" : 13]> g (bool c, float[4] x) => (float[4] y)
-        { y = If(c) <then_branch = t () => (float[4] a) { a = Identity(x) },
+    "an operator inside a body": (
+        """<ir_version: 8, opset_import: ["" : 13, "mine" : 1]> g (bool c, float[4] x) => (float[4] y)
+        { y = If(c) <then_branch = t () => (float[4] a) { a = mine.Fancy(x) },
                      else_branch = e () => (float[4] b) { b = Neg(x) }> }""",
-        r"operator If of node 'y'",
+        r"mine::Fancy of node 'a'",
     ),
     "strings": (
         '<ir_version: 8, opset_import: ["" : 13]> g (string[4] x) => (string[4] y) { y = Identity(x) }',

@@ -16,12 +16,12 @@ from tests import (
     test_torch_rules_layers,
     test_torch_rules_layout,
     test_torch_rules_microsoft,
+    test_torch_rules_others,
     test_torch_rules_quantized,
     test_torch_rules_regions,
 )
 from tests.operator_cases import (
     X3,
-    X4,
     X5,
     Case,
     ints,
@@ -35,6 +35,7 @@ CASES = [
     *test_torch_rules_layers.CASES,
     *test_torch_rules_layout.CASES,
     *test_torch_rules_microsoft.CASES,
+    *test_torch_rules_others.CASES,
     *test_torch_rules_quantized.CASES,
     *test_torch_rules_regions.CASES,
 ]
@@ -54,10 +55,8 @@ def test_every_rule_is_tested() -> None:
             [noise(5, 2, 3), noise(1, 4, 3), noise(1, 4, 4), noise(1, 8)],
             {"hidden_size": 4, "activations": ["Sine"]},
         ),
-        Case("RoiAlign", [X4, noise(1, 4), ints(0)], {"mode": "max"}),
         Case("GridSample", [noise(1, 1, 2, 2, 2, 2), noise(1, 2, 2, 2, 2, 4)], opset=20),
         Case("DeformConv", [X5, noise(2, 2, 1, 1, 1), noise(1, 3, 4, 5, 4)], opset=19),
-        Case("Col2Im", [noise(1, 8, 1), ints(2, 2, 2), ints(2, 2, 2)], opset=18),
         Case("com.microsoft::CDist", [noise(2, 3), noise(2, 3)], {"metric": "cosine"}),
         Case("com.microsoft::CausalConvWithState", [X3, noise(4, 1, 2)], {"dilation": 2}),
         Case("com.microsoft::Attention", [noise(1, 2, 3), noise(3, 12), noise(12)], {"num_heads": 2, "do_rotary": 1}),

@@ -23,6 +23,8 @@ from tests.operator_cases import (
 )
 
 LAYOUT = [
+    Case("Col2Im", [noise(1, 16, 4), ints(3, 3, 2), ints(2, 2, 2)], opset=18),
+    Case("SpaceToDepth", [noise(1, 2, 4, 6)], {"blocksize": 2, "mode": "CRD"}, opset=28, reference=True),
     Case("Reshape", [X3, ints(0, -1, 3)]),
     Case("Reshape", [X3, ints(8, 9)], opset=7),
     Case("Reshape", [noise(0, 3), ints(3, 0)], {"allowzero": 1}),

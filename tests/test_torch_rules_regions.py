@@ -32,6 +32,8 @@ BOXED = [
     Case("RoiAlign", [X4, BOXES, SAMPLES], SIZE, opset=10),
     Case("RoiAlign", [X4, BOXES, SAMPLES], {**SIZE, "spatial_scale": 0.5, "sampling_ratio": 2}),
     Case("RoiAlign", [X4, BOXES, SAMPLES], {**SIZE, "coordinate_transformation_mode": "output_half_pixel"}),
+    Case("RoiAlign", [X4, BOXES, SAMPLES], {**SIZE, "mode": "max", "sampling_ratio": 2}),
+    Case("RoiAlign", [X4, BOXES, SAMPLES], {**SIZE, "mode": "max"}, opset=10),
     Case(
         "MaxRoiPool",
         [X4, np.array([[0, 0, 0, 3, 4], [1, 1, 0, 5, 6], [1, 2, 2, 2, 2]], np.float32)],

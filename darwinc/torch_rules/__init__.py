@@ -8,11 +8,15 @@ from __future__ import annotations
 from . import (
     activations,
     attention,
+    bodies,
+    classic,
     convolution,
     creation,
+    decoding,
     elementwise,
     indexing,
     layout,
+    losses,
     matmul,
     microsoft,
     normalization,
@@ -27,7 +31,7 @@ from . import (
 )
 from .call import Call, Operands, Rule, Step
 
-MICROSOFT = "com.microsoft::{}"
+MICROSOFT, CLASSIC, PREVIEW = "com.microsoft::{}", "ai.onnx.ml::{}", "ai.onnx.preview::{}"
 
 RULES: dict[str, Rule] = {
     **convolution.RULES,
@@ -47,6 +51,11 @@ RULES: dict[str, Rule] = {
     **quantization.RULES,
     **quantized.RULES,
     **recurrent.RULES,
+    **losses.RULES,
+    **decoding.RULES,
+    **bodies.RULES,
+    **{PREVIEW.format(name): rule for name, rule in attention.PREVIEW_RULES.items()},
+    **{CLASSIC.format(name): rule for name, rule in classic.RULES.items()},
     **{MICROSOFT.format(name): rule for name, rule in microsoft.RULES.items()},
 }
 
@@ -61,6 +70,7 @@ HOST_OPERANDS: Operands = {
     **resize.HOST_OPERANDS,
     **regions.HOST_OPERANDS,
     **signals.HOST_OPERANDS,
+    **bodies.HOST_OPERANDS,
     **{MICROSOFT.format(name): positions for name, positions in microsoft.HOST_OPERANDS.items()},
 }
 

@@ -131,6 +131,18 @@ def _bias(call: Call, query: torch.Tensor, keys: int, past: int) -> torch.Tensor
     return bias
 
 
+def flex_attention(call: Call) -> torch.Tensor:
+    """Attention whose scores and weights [B, H, T, S] the node's own graphs may change."""
+    query, key, value = (call.tensor(position) for position in range(3))
+    scores = query @ share_heads(key, query.shape[1]).transpose(-1, -2) * scale_of(call, query.shape[-1])
+    if "score_mod" in call.step.bodies:
+        (scores,) = call.body("score_mod")(scores)
+    weights = torch.softmax(scores, -1)
+    if "prob_mod" in call.step.bodies:
+        (weights,) = call.body("prob_mod")(weights)
+    return weights @ share_heads(value, query.shape[1])
+
+
 def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, interleaved: bool) -> torch.Tensor:
     """Turn the first R of the last axis of x, as pairs, by angles [..., R / 2]; what lies beyond stays.
 
@@ -181,3 +193,5 @@ RULES: dict[str, Rule] = {
     "RotaryEmbedding": rotary_embedding,
     "LinearAttention": linear_attention,
 }
+
+PREVIEW_RULES: dict[str, Rule] = {"FlexAttention": flex_attention}

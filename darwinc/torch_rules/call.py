@@ -20,17 +20,33 @@ Operands: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
+class Body:
+    """A graph that a node carries.
+
+    Attributes:
+        inputs: the names of what the node hands it.
+        around: the names of the values that it reads from the graph around the node.
+        run: from values by all these names to its outputs.
+    """
+
+    inputs: tuple[str, ...]
+    around: tuple[str, ...]
+    run: Callable[[dict[str, torch.Tensor]], list[torch.Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One node of the twin, in topological order.
 
     Attributes:
         op_type: the key of its rule: the operator's name, after its domain where that isn't the standard's.
         name: what messages call the node.
-        inputs: value names, None for an operand that was left out.
+        inputs: value names, None for an operand that was left out; what only the node's bodies read comes last.
         outputs: value names, "" for an output that was left out.
         release: values that nobody reads after this step; outputs that nobody reads at all are among them.
         attributes: the node's attributes as Python values and torch tensors.
         literals: operands that are constants read as Python numbers, by position.
+        bodies: the graphs among the node's attributes.
     """
 
     node: ir.Node
@@ -41,6 +57,7 @@ class Step:
     release: tuple[str, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict, repr=False)
     literals: Mapping[int, Literal] = field(default_factory=dict, repr=False)
+    bodies: Mapping[str, Body] = field(default_factory=dict, repr=False)
 
 
 class Call:
@@ -76,6 +93,18 @@ class Call:
     def first(self) -> torch.Tensor:
         """The first operand, which every operator but a few has."""
         return cast(torch.Tensor, self.tensors[0])
+
+    @property
+    def own(self) -> tuple[torch.Tensor | None, ...]:
+        """The node's operands without those that only its bodies read."""
+        return self.tensors[: len(self.node.inputs)]
+
+    def body(self, name: str) -> Callable[..., list[torch.Tensor]]:
+        """A graph that the node carries, as a function of the values that the node hands it."""
+        body = self.step.bodies[name]
+        named = zip(self.step.inputs, self.tensors, strict=True)
+        around = {key: tensor for key, tensor in named if key in body.around and tensor is not None}
+        return lambda *operands: body.run({**around, **dict(zip(body.inputs, operands, strict=True))})
 
     def tensor(self, position: int) -> torch.Tensor:
         """An operand that can't be left out."""

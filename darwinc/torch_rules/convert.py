@@ -14,12 +14,18 @@ from darwinc.errors import InvalidData, UnsupportedOperator
 Attribute: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | torch.Tensor
 FeedValue: TypeAlias = "torch.Tensor | npt.NDArray[np.generic]"
 
-# Half precision is computed in float32, and integers that torch hardly knows in a wider type.
+# Floats of two bytes or less are computed in float32, and integers that torch hardly knows in a wider type.
 TORCH_TYPES: dict[ir.DataType, torch.dtype] = {
     ir.DataType.FLOAT: torch.float32,
     ir.DataType.FLOAT16: torch.float32,
     ir.DataType.BFLOAT16: torch.float32,
     ir.DataType.DOUBLE: torch.float64,
+    ir.DataType.FLOAT8E4M3FN: torch.float32,
+    ir.DataType.FLOAT8E4M3FNUZ: torch.float32,
+    ir.DataType.FLOAT8E5M2: torch.float32,
+    ir.DataType.FLOAT8E5M2FNUZ: torch.float32,
+    ir.DataType.FLOAT8E8M0: torch.float32,
+    ir.DataType.FLOAT4E2M1: torch.float32,
     ir.DataType.UINT8: torch.uint8,
     ir.DataType.INT8: torch.int8,
     ir.DataType.UINT16: torch.int32,
@@ -39,7 +45,7 @@ TORCH_TYPES: dict[ir.DataType, torch.dtype] = {
 ONNX_TYPES: dict[torch.dtype, ir.DataType] = {dtype: onnx for onnx, dtype in reversed(TORCH_TYPES.items())}
 
 # Outputs of these types are computed in another one and cast at the end. Quantized values are among them because they
-# are floats while a gradient passes through them.
+# are floats while a gradient passes through them. Floats of a byte or less stay in float32.
 DECLARED_TYPES: dict[ir.DataType, torch.dtype] = {
     ir.DataType.FLOAT16: torch.float16,
     ir.DataType.BFLOAT16: torch.bfloat16,
@@ -52,9 +58,24 @@ DECLARED_TYPES: dict[ir.DataType, torch.dtype] = {
     ir.DataType.UINT64: torch.uint64,
 }
 
+# Types that torch can hold, bit for bit, as ONNX stores them.
+STORED_TYPES: dict[ir.DataType, torch.dtype] = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.DOUBLE: torch.float64,
+    ir.DataType.INT64: torch.int64,
+    ir.DataType.BOOL: torch.bool,
+    **DECLARED_TYPES,
+}
+
 # numpy types for what torch can't read.
 WIDENED: dict[ir.DataType, type[np.generic]] = {
     ir.DataType.BFLOAT16: np.float32,
+    ir.DataType.FLOAT8E4M3FN: np.float32,
+    ir.DataType.FLOAT8E4M3FNUZ: np.float32,
+    ir.DataType.FLOAT8E5M2: np.float32,
+    ir.DataType.FLOAT8E5M2FNUZ: np.float32,
+    ir.DataType.FLOAT8E8M0: np.float32,
+    ir.DataType.FLOAT4E2M1: np.float32,
     ir.DataType.INT4: np.int8,
     ir.DataType.UINT4: np.uint8,
     ir.DataType.INT2: np.int8,
@@ -66,7 +87,7 @@ def torch_type(data_type: ir.DataType | int, where: str) -> torch.dtype:
     """The torch type that an ONNX type is computed in.
 
     Raises:
-        UnsupportedOperator: strings, complex numbers, and floats of a byte or less.
+        UnsupportedOperator: strings and complex numbers.
     """
     data_type = ir.DataType(data_type)
     if data_type not in TORCH_TYPES:
@@ -127,10 +148,10 @@ def from_feed(value: FeedValue, dtype: torch.dtype, name: str) -> torch.Tensor:
 
 
 def attributes(node: ir.Node, name: str) -> dict[str, Attribute]:
-    """A node's attributes as Python values and torch tensors.
+    """A node's attributes as Python values and torch tensors, graphs left out.
 
     Raises:
-        UnsupportedOperator: an attribute that holds a graph, a sparse tensor or a type.
+        UnsupportedOperator: an attribute that holds a sparse tensor, a type or a list of graphs.
     """
     found: dict[str, Attribute] = {}
     for key, attribute in node.attributes.items():
@@ -141,7 +162,7 @@ def attributes(node: ir.Node, name: str) -> dict[str, Attribute]:
             found[key] = tuple(attribute.value)
         elif kind in (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING):
             found[key] = attribute.value
-        else:
+        elif kind != ir.AttributeType.GRAPH:
             raise UnsupportedOperator(
                 f"torch has no rule for {node.op_type} with a {kind.name} as its {key!r}, as node {name!r} has it"
             )

@@ -10,6 +10,8 @@ import onnx_ir as ir
 import torch
 
 from .call import Call, Operands, Rule
+from .convert import STORED_TYPES, torch_type
+from .small_floats import power_of_two, rounded
 
 
 def _unary(function: Callable[[torch.Tensor], torch.Tensor]) -> Rule:
@@ -64,15 +66,36 @@ def where(call: Call) -> torch.Tensor:
 
 
 def cast(call: Call) -> torch.Tensor:
-    return _convert(call.first, call.data_type("to", ir.DataType.FLOAT))
+    return _convert(call, ir.DataType(call.integer("to", int(ir.DataType.FLOAT))))
 
 
 def cast_like(call: Call) -> torch.Tensor:
-    return _convert(call.first, call.tensor(1).dtype)
+    return _convert(call, call.onnx_type(1))
 
 
-def _convert(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return x if x.dtype == dtype else x.to(dtype)
+def _convert(call: Call, dtype: ir.DataType) -> torch.Tensor:
+    """Floats of two bytes stay in float32 unrounded; smaller ones are rounded to what they can hold.
+
+    Integers of less than a byte keep their lowest bits.
+    """
+    x = call.first
+    wanted = torch_type(dtype, f"the result of node {call.step.name!r}")
+    if dtype.is_integer() and dtype.bitwidth < 8:
+        first = int(dtype.min)
+        return (torch.remainder(x.long() - first, 2**dtype.bitwidth) + first).to(wanted)
+    x = x if x.dtype == wanted else x.to(wanted)
+    if dtype == ir.DataType.FLOAT8E8M0:
+        return power_of_two(x, call.text("round_mode", "up"))
+    return rounded(x, dtype, bool(call.integer("saturate", 1)))
+
+
+def bit_cast(call: Call) -> torch.Tensor:
+    """The same bits as another type of the same size."""
+    before, after = call.onnx_type(0), ir.DataType(call.integer("to", int(ir.DataType.FLOAT)))
+    if before not in STORED_TYPES or after not in STORED_TYPES:
+        raise call.unsupported(f"a conversion from {before.name} to {after.name}")
+    bits = call.first.detach().to(STORED_TYPES[before]).view(STORED_TYPES[after])
+    return bits.to(torch_type(after, f"the result of node {call.step.name!r}"))
 
 
 def bit_shift(call: Call) -> torch.Tensor:
@@ -112,6 +135,7 @@ RULES: dict[str, Rule] = {
     "Asinh": _unary(torch.asinh),
     "Atan": _unary(torch.atan),
     "Atanh": _unary(torch.atanh),
+    "BitCast": bit_cast,
     "BitShift": bit_shift,
     "BitwiseAnd": _binary(torch.bitwise_and),
     "BitwiseNot": _unary(torch.bitwise_not),

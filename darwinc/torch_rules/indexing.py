@@ -89,7 +89,7 @@ def non_zero(call: Call) -> torch.Tensor:
 
 def one_hot(call: Call) -> torch.Tensor:
     """A new axis of length `depth`; positions out of range give a row of off values."""
-    indices, depth, values = call.first, call.integers(1)[0], call.tensor(2)
+    indices, depth, values = call.first, int(call.numbers(1)[0]), call.tensor(2)
     axis = call.integer("axis", -1)
     axis = axis + indices.ndim + 1 if axis < 0 else axis
     indices = _positive(indices, depth).unsqueeze(axis)
@@ -132,14 +132,14 @@ def unique(call: Call) -> Result:
     """Distinct values (or slices), where each is met first, which one each element is, and how often it is met."""
     x, axis = call.first, call.attributes.get("axis")
     x, axis = (x.reshape(-1), 0) if axis is None else (x, call.integer("axis", 0))
-    values, which, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=axis)
+    _, which, counts = torch.unique(x.detach(), return_inverse=True, return_counts=True, dim=axis)
     places = torch.arange(len(which), device=x.device)
     first = torch.full_like(counts, len(which)).scatter_reduce(0, which, places, "amin")
     if not call.integer("sorted", 1):
         order = first.argsort()
-        values, first, counts = values.index_select(axis, order), first[order], counts[order]
+        first, counts = first[order], counts[order]
         which = order.argsort()[which]
-    return values, first, which, counts
+    return x.index_select(axis, first), first, which, counts
 
 
 HOST_OPERANDS: Operands = {"Gather": (1,), "OneHot": (1,), "Trilu": (1,)}

@@ -151,7 +151,9 @@ def depth_to_space(call: Call) -> torch.Tensor:
 
 
 def space_to_depth(call: Call) -> torch.Tensor:
-    """[N, C, H, W] to [N, C b^2, H / b, W / b]."""
+    """[N, C, H, W] to [N, C b^2, H / b, W / b]; DCR makes the block the outer channels, CRD the inner ones."""
+    if call.text("mode", "DCR") == "CRD":
+        return F.pixel_unshuffle(call.first, call.integer("blocksize", 1))
     x, block = call.first, call.integer("blocksize", 1)
     samples, channels, height, width = x.shape
     blocks = x.reshape(samples, channels, height // block, block, width // block, block)
@@ -173,14 +175,18 @@ def center_crop_pad(call: Call) -> torch.Tensor:
 
 
 def col2im(call: Call) -> torch.Tensor:
-    """The sum of overlapping blocks [N, C * taps, blocks] in an image [N, C, H, W]."""
-    image, block = call.integers(1), call.integers(2)
-    if len(image) != 2:
-        raise call.unsupported(f"{len(image)} spatial axes")
+    """The sum of overlapping blocks [N, C * taps, blocks] in an image [N, C, *spatial]."""
+    x, image, block = call.first, call.integers(1), call.integers(2)
     window = Window.of(call, block)
     begins, ends = window.pads(image)
     whole = tuple(size + begin + end for size, begin, end in zip(image, begins, ends, strict=True))
-    out = F.fold(call.first, whole, block, window.dilations, 0, window.strides)
+    places = torch.arange(math.prod(whole), device=x.device).reshape(whole)
+    for axis, (reach, stride, pace) in enumerate(zip(window.extents, window.strides, window.dilations, strict=True)):
+        places = places.unfold(axis, reach, stride)[..., ::pace]
+    # Now [*blocks, *taps]; the operand has the taps first.
+    places = places.reshape(-1, math.prod(block)).t().reshape(-1)
+    taps = x.reshape(x.shape[0], -1, len(places))
+    out = x.new_zeros(*taps.shape[:2], math.prod(whole)).index_add(2, places, taps).reshape(*taps.shape[:2], *whole)
     return pad_spatial(out, [-begin for begin in begins], [-end for end in ends], 0.0)
 
 
@@ -201,8 +207,8 @@ def identity(call: Call) -> torch.Tensor:
 
 
 def dropout(call: Call) -> Result:
-    """Inference drops nothing, and the mask says so."""
-    if call.has(2) and call.integers(2)[0]:
+    """Inference drops nothing, and neither does a ratio of 0; the mask says so."""
+    if call.has(2) and call.integers(2)[0] and call.number(1, 0.5) != 0.0:
         raise call.unsupported("training_mode")
     if len(call.step.outputs) == 1:
         return call.first

@@ -92,10 +92,10 @@ def mean_variance_normalization(call: Call) -> torch.Tensor:
 
 
 def lp_normalization(call: Call) -> torch.Tensor:
-    """x over its 1- or 2-norm along one axis."""
+    """x over its 1- or 2-norm along one axis; zeros stay zeros."""
     x = call.first
     norm: torch.Tensor = torch.linalg.vector_norm(x, call.integer("p", 2), call.integer("axis", -1), keepdim=True)
-    return x / norm
+    return x / torch.where(norm == 0, 1.0, norm)
 
 
 STATISTICS: Operands = {"BatchNormalization": (3, 4)}

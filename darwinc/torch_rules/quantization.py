@@ -11,6 +11,7 @@ import torch
 
 from .call import Call, Result, Rule
 from .convert import torch_type
+from .small_floats import rounded
 
 
 def dequantize(call: Call) -> torch.Tensor:
@@ -18,10 +19,13 @@ def dequantize(call: Call) -> torch.Tensor:
 
 
 def quantize(call: Call) -> torch.Tensor:
-    """Rounds half to even and saturates."""
+    """Rounds half to even and saturates; with floats as the result there is no zero point but 0."""
     default = ir.DataType(call.integer("output_dtype", 0) or ir.DataType.UINT8)
     dtype = call.onnx_type(2) if call.has(2) else default
-    return to_quantized(call.first, *parameters(call, call.first, 1), dtype)
+    scale, zero = parameters(call, call.first, 1)
+    if not dtype.is_integer():
+        return rounded(call.first / scale, dtype, bool(call.integer("saturate", 1)))
+    return to_quantized(call.first, scale, zero, dtype)
 
 
 def parameters(call: Call, x: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -47,11 +48,28 @@ def _mean(x: torch.Tensor, axes: tuple[int, ...], keep: bool) -> torch.Tensor:
 
 
 def _maximum(x: torch.Tensor, axes: tuple[int, ...], keep: bool) -> torch.Tensor:
-    return torch.amax(x, axes, keepdim=keep)
+    """Of nothing, the lowest value of the type."""
+    return torch.amax(_filled(x, axes, -math.inf), axes, keepdim=keep)
 
 
 def _minimum(x: torch.Tensor, axes: tuple[int, ...], keep: bool) -> torch.Tensor:
-    return torch.amin(x, axes, keepdim=keep)
+    """Of nothing, the highest value of the type."""
+    return torch.amin(_filled(x, axes, math.inf), axes, keepdim=keep)
+
+
+def _filled(x: torch.Tensor, axes: tuple[int, ...], neutral: float) -> torch.Tensor:
+    """x with one neutral element along every reduced axis that has none."""
+    if all(x.shape[axis] for axis in axes):
+        return x
+    sizes = list(x.shape)
+    for axis in axes:
+        sizes[axis] = max(1, sizes[axis])
+    if x.dtype == torch.bool:
+        return x.new_full(sizes, neutral > 0)
+    if x.is_floating_point():
+        return x.new_full(sizes, neutral)
+    limits = torch.iinfo(x.dtype)
+    return x.new_full(sizes, limits.max if neutral > 0 else limits.min)
 
 
 def _sum(x: torch.Tensor, axes: tuple[int, ...], keep: bool) -> torch.Tensor:

@@ -5,6 +5,8 @@ torchvision has the kernels for boxes; it is imported where a rule runs, because
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -31,18 +33,48 @@ def affine_grid(call: Call) -> torch.Tensor:
 
 
 def roi_align(call: Call) -> torch.Tensor:
-    """The mean of bilinear samples in each bin of each box [R, 4]: [R, C, height, width]."""
-    if call.text("mode", "avg") != "avg":
-        raise call.unsupported(f"the mode {call.text('mode', 'avg')!r}")
-    from torchvision.ops import roi_align as align
-
+    """The mean, or the maximum, of bilinear samples in each bin of each box [R, 4]: [R, C, height, width]."""
     # Boxes were not moved by half a pixel before opset 16.
     moved = call.opset >= 16 and call.text("coordinate_transformation_mode", "half_pixel") == "half_pixel"
-    boxes = torch.cat([call.tensor(2).to(call.tensor(1).dtype)[:, None], call.tensor(1)], 1)
     size = (call.integer("output_height", 1), call.integer("output_width", 1))
     ratio, scale = call.integer("sampling_ratio", 0), call.real("spatial_scale", 1.0)
+    if call.text("mode", "avg") == "max":
+        chosen = zip(call.tensor(1), call.integers(2), strict=True)
+        return torch.stack([_greatest(call.first[sample], box * scale, size, ratio, moved) for box, sample in chosen])
+    from torchvision.ops import roi_align as align
+
+    boxes = torch.cat([call.tensor(2).to(call.tensor(1).dtype)[:, None], call.tensor(1)], 1)
     out: torch.Tensor = align(call.first, boxes, size, scale, ratio, moved)
     return out
+
+
+def _greatest(x: torch.Tensor, box: torch.Tensor, size: tuple[int, int], ratio: int, moved: bool) -> torch.Tensor:
+    """The greatest share of a pixel in the samples in each bin of a box [4] of the map x [C, H, W].
+
+    The maximum is over weight times pixel, before the four neighbours of a sample are added up, as ONNX and ONNX
+    Runtime have it.
+    """
+    start = box[:2].flip(0) - (0.5 if moved else 0.0)
+    extent = (box[2:] - box[:2]).flip(0)
+    extent = extent if moved else extent.clamp_min(1.0)
+    low, high, weight = [], [], []
+    for axis, bins in enumerate(size):
+        pace = extent[axis] / bins
+        count = ratio or max(1, math.ceil(float(pace.detach())))
+        within = (torch.arange(bins * count, device=x.device) + 0.5) / count
+        place, last = start[axis] + within * pace, x.shape[axis + 1] - 1
+        inside = (place >= -1) & (place <= last + 1)
+        place = place.clamp(0, last)
+        low.append(place.detach().floor().long().reshape(bins, count))
+        high.append((low[-1] + 1).clamp_max(last))
+        beyond = place.reshape(bins, count) - low[-1]
+        weight.append(torch.stack([1 - beyond, beyond]) * inside.reshape(bins, count))
+    shares = []
+    for row, vertical in zip((low[0], high[0]), weight[0], strict=True):
+        for column, horizontal in zip((low[1], high[1]), weight[1], strict=True):
+            pixels = x[:, row[:, :, None, None], column]
+            shares.append(pixels * vertical[:, :, None, None] * horizontal)
+    return torch.stack(shares).amax((0, 3, 5))
 
 
 def max_roi_pool(call: Call) -> torch.Tensor:
@@ -93,7 +125,7 @@ def deform_conv(call: Call) -> torch.Tensor:
     return out
 
 
-HOST_OPERANDS: Operands = {"AffineGrid": (1,), "NonMaxSuppression": (2, 3, 4)}
+HOST_OPERANDS: Operands = {"AffineGrid": (1,), "RoiAlign": (2,), "NonMaxSuppression": (2, 3, 4)}
 
 RULES: dict[str, Rule] = {
     "GridSample": grid_sample,

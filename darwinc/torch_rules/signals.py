@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -64,7 +65,22 @@ def _blackman(size: int, periodic: bool) -> torch.Tensor:
     return torch.blackman_window(size, periodic)
 
 
+def mel_weights(call: Call) -> torch.Tensor:
+    """Triangles [bins of a spectrum, mel bins] that make of a spectrum one whose pitches are evenly spaced, in mel."""
+    count, length, rate = (int(call.numbers(position)[0]) for position in range(3))
+    low, high = (2595 * math.log10(1 + call.numbers(position)[0] / 700) for position in (3, 4))
+    pitches = low + torch.arange(count + 2, dtype=torch.float64) * (high - low) / (count + 2)
+    corners = ((length + 1) * 700 * (10 ** (pitches / 2595) - 1) / rate).floor()
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+    place = torch.arange(length // 2 + 1, dtype=torch.float64)[:, None]
+    rising = torch.where(centre > left, (place - left) / (centre - left), (place == centre).double())
+    falling = torch.where(right > centre, (right - place) / (right - centre), (place == centre).double())
+    found = torch.where(place <= centre, rising, falling).clamp_min(0.0)
+    return found.to(call.device, call.data_type("output_datatype", ir.DataType.FLOAT))
+
+
 HOST_OPERANDS: Operands = {
+    "MelWeightMatrix": (0, 1, 2, 3, 4),
     "DFT": (1, 2),
     "STFT": (1, 3),
     "HannWindow": (0,),
@@ -75,6 +91,7 @@ HOST_OPERANDS: Operands = {
 RULES: dict[str, Rule] = {
     "DFT": dft,
     "STFT": stft,
+    "MelWeightMatrix": mel_weights,
     "HannWindow": _window(_hann),
     "HammingWindow": _window(_hamming),
     "BlackmanWindow": _window(_blackman),
