@@ -7,7 +7,7 @@ channels are some of the teacher's, and each is compared with its own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,15 +35,28 @@ class Feature:
 
 
 def find_features(
-    twin: TorchGraph, channels: Channels, dead: Mask, endings: Sequence[str], most: int = MOST_FEATURES
+    twin: TorchGraph,
+    channels: Channels,
+    dead: Mask,
+    endings: Sequence[str],
+    *,
+    avoid: Collection[str] = (),
+    most: int = MOST_FEATURES,
 ) -> list[Feature]:
     """A few values spread over the depth of the network, where it branches; where it doesn't, after its layers.
 
     Where several readers meet is where blocks begin: the residual stream, the levels of a feature pyramid.
+
+    Args:
+        twin: of the original.
+        channels, dead: what it has lost.
+        endings: where losses are taken anyway.
+        avoid: values whose positions aren't those of the analysis.
+        most: how many.
     """
     readers = Counter(name for step in twin.steps for name in step.inputs if name)
-    before = set(endings)
-    last = max((place for place, step in enumerate(twin.steps) if before & set(step.outputs)), default=len(twin.steps))
+    before = set(endings) | set(avoid)
+    last = max((place for place, step in enumerate(twin.steps) if set(endings) & set(step.outputs)), default=0)
     tracked = channels.flow.values
     made = [
         (step.op_type, name)

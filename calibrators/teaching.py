@@ -98,7 +98,7 @@ def teach(
         world=fabric.world_size,
     )
     learned, judged = feed(lessons, augment=training.augment), feed(judges, augment="none")
-    lesson = _lesson(job, teacher, learned, told)
+    lesson = _lesson(job, pair, learned, told)
     objective = make_objective(lesson)
     _freeze_unreached(student, objective, learned[0].feed)
     trainer = Trainer(
@@ -169,13 +169,17 @@ def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Both networks, for feeds of `batch` samples, or of any number where it is None."""
+    """Both networks, for feeds of `batch` samples, or of any number where it is None.
+
+    `crowded` names values on one axis of which samples and channels lie together.
+    """
 
     teacher: TorchGraph
     student: TorchGraph
     probe: Mapping[str, npt.NDArray[np.generic]]
     batch: int | None
     notes: list[str]
+    crowded: Sequence[str] = ()
 
 
 def _twins(
@@ -197,7 +201,7 @@ def _twins(
             batch = fixed or 1
             return _Pair(teacher, student, probe, batch, [f"feeds of {batch}, gradients accumulated: {why}"])
     notes = ["the batch written into the graph was freed"] if freed.twin is not teacher else []
-    return _Pair(freed.twin, second.twin, probe, None, notes)
+    return _Pair(freed.twin, second.twin, probe, None, notes, freed.crowded(job.channels))
 
 
 def _feed_size(pair: _Pair, samples: Samples, training: Training, world: int) -> int:
@@ -214,15 +218,15 @@ def _feed_size(pair: _Pair, samples: Samples, training: Training, world: int) ->
     return max(1, wanted // -(-wanted // fits)) * world
 
 
-def _lesson(job: Job, teacher: TorchGraph, learned: Feeding, told: Mapping[str, str]) -> Lesson:
-    names = differentiable_endings(teacher)
+def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str]) -> Lesson:
+    names = differentiable_endings(pair.teacher)
     if not names:
         raise InvalidData("No gradient gets from this model's outputs to its weights, so there is nothing to train.")
     batch = learned[0]
     with torch.no_grad():
-        answers = teacher(batch.feed, also=names)
-    endings = infer_endings(teacher, names, answers, told)
-    features = find_features(teacher, job.channels, job.dead, names)
+        answers = pair.teacher(batch.feed, also=names)
+    endings = infer_endings(pair.teacher, names, answers, told)
+    features = find_features(pair.teacher, job.channels, job.dead, names, avoid=pair.crowded)
     return Lesson(endings, features, answers, batch.labels, learned.ignored)
 
 

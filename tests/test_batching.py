@@ -21,7 +21,7 @@ from darwinc.compression import Settings, compress
 from darwinc.data import Samples, open_data, samples_in
 from darwinc.equivalence import answers
 from darwinc.graph import constant_tensor, constants
-from darwinc.passes.inherit import TOO_MANY
+from darwinc.passes.repair import TOO_MANY
 from darwinc.report_schema import Recovery
 from darwinc.torch_graph import TorchGraph
 from tests.small_models import CLASSIFIER, build, images, save, save_data

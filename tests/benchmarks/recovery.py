@@ -191,7 +191,8 @@ def run_case(
     tell({"file": name, "unit": case.unit, "original": case.judge(wanted, wanted, samples.labels)})
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "given.npz"
-        np.savez(data, **{entry.name: samples.given.astype(np.float16 if "16" in entry.type else np.float32)})
+        given = {entry.name: samples.given.astype(np.float16 if "16" in entry.type else np.float32)}
+        np.savez(data, **given)  # type: ignore[arg-type]
         for amount in amounts or list(case.amounts):
             for recovery in recoveries:
                 start = time.perf_counter()
