@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -15,6 +14,8 @@ import torch
 
 from darwinc import graph as graphs
 from darwinc.errors import DarwincError, InvalidData, UnsupportedOperator
+from darwinc.torch_fusions import FUSED_RULES
+from darwinc.torch_plan import LONGEST_LITERAL, Plan, Source, plan, with_releases
 from darwinc.torch_rules import HOST_OPERANDS, RULES, UNTRAINED, Call, Rule, Step
 from darwinc.torch_rules.call import Literal
 from darwinc.torch_rules.convert import (
@@ -32,8 +33,8 @@ __all__ = ["Environment", "Step", "TorchGraph"]
 
 Environment: TypeAlias = Mapping[str, torch.Tensor]
 
-# Longer operands are data (index tables), not configuration; small integers stay in host memory for shape arithmetic.
-LONGEST_LITERAL = 256
+PLANS_KEPT = 8
+"""Shapes of inputs whose plans a fused twin keeps: a training run has two, that of its batches and that of the last."""
 
 
 class TorchGraph(torch.nn.Module):
@@ -43,6 +44,8 @@ class TorchGraph(torch.nn.Module):
         model: a valid model; it is read, not changed.
         device: where weights live and floating-point work is done.
         rules: the rule of each operator; pass `{**RULES, "Relu": mine}` to replace one.
+        fused: `forward` runs patterns of nodes as one (`torch_fusions`): faster, and equal but for rounding.
+        keep: values that `forward` can give beside the outputs where it is fused.
 
     Attributes:
         steps: the nodes in topological order, without those that only make constants.
@@ -55,11 +58,17 @@ class TorchGraph(torch.nn.Module):
     """
 
     def __init__(
-        self, model: ir.Model, *, device: torch.device | str = "cpu", rules: Mapping[str, Rule] = RULES
+        self,
+        model: ir.Model,
+        *,
+        device: torch.device | str = "cpu",
+        rules: Mapping[str, Rule] = RULES,
+        fused: bool = False,
+        keep: Collection[str] = (),
     ) -> None:
         super().__init__()
         graph = model.graph
-        self._rules = rules
+        self._rules = {**rules, **FUSED_RULES} if fused else rules
         self._opset = graphs.opset(model)
         self._home = torch.device(device)
         self._weights: dict[str, torch.nn.Parameter] = {}
@@ -73,10 +82,12 @@ class TorchGraph(torch.nn.Module):
         for name, tensor in graphs.constants(model).items():
             self._adopt(name, tensor)
         self._anchor = next(iter(self._weights.values()), None)
-        self.steps = self._with_releases(self._build(model))
+        self.steps = with_releases(self._build(model), {*self.outputs, *self._constants})
         self._freeze()
         self._moving = self._with_own_statistics()
         self.weight_list = torch.nn.ParameterList(self._weights.values())
+        self._plans: dict[tuple[torch.Size, ...], Plan] = {}
+        self._source = self._planned_from(model, keep) if fused else None
         self.eval()
 
     def _adopt(self, name: str, tensor: ir.TensorProtocol) -> None:
@@ -134,16 +145,6 @@ class TorchGraph(torch.nn.Module):
             self._note_literal(name, result)
         return True
 
-    def _with_releases(self, steps: list[Step]) -> tuple[Step, ...]:
-        """Walk backwards: the first reader met is the last one that runs."""
-        seen = set(self.outputs) | self._constants.keys()
-        released: list[Step] = []
-        for step in reversed(steps):
-            names = {name for name in (*step.inputs, *step.outputs) if name}
-            released.append(replace(step, release=tuple(sorted(names - seen))))
-            seen |= names
-        return tuple(reversed(released))
-
     def _freeze(self) -> None:
         """Parameters that are only read where no gradient flows ask for none."""
         trained: set[str | None] = set(self.outputs)
@@ -187,12 +188,23 @@ class TorchGraph(torch.nn.Module):
             also: names of values inside the graph that are wanted too, in the type they are computed in.
 
         Raises:
+            DarwincError: the twin is fused, and `also` names a value that isn't in `keep`.
             InvalidData: the feed's names are not the graph's inputs.
         """
-        environment = self.enter(feed)
         wanted = frozenset(also)
+        if self._source is not None and not wanted <= self._source.kept:
+            lost = ", ".join(sorted(wanted - self._source.kept))
+            raise DarwincError(f"The fused twin doesn't hold {lost}; name the values to be read in `keep`.")
+        environment = self.enter(feed)
+        return self.walk(self.plan(environment), environment, wanted)
+
+    def walk(
+        self, planned: Plan, environment: dict[str, torch.Tensor], wanted: Collection[str] = ()
+    ) -> dict[str, torch.Tensor]:
+        """The outputs, and what is wanted beside them, from what `enter` gave; the environment is used up."""
+        environment.update(planned.constants)
         found: dict[str, torch.Tensor] = {}
-        for step in self.steps:
+        for step in planned.steps:
             environment.update(zip(step.outputs, self.run(step, environment), strict=False))
             for name in step.release:
                 value = environment.pop(name, None)
@@ -200,6 +212,28 @@ class TorchGraph(torch.nn.Module):
                     found[name] = value
         found |= {name: self.value(name, environment) for name in wanted if name not in found}
         return found | self.leave(environment)
+
+    def plan(self, environment: Environment) -> Plan:
+        """What `forward` runs for inputs of these shapes; made when it is first asked for."""
+        if self._source is None:
+            return Plan(self.steps, {})
+        shapes = tuple([environment[name].shape for name in self.inputs])
+        found = self._plans.get(shapes)
+        if found is None:
+            if len(self._plans) == PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
+            found = self._plans[shapes] = plan(self._source, environment, self.device)
+        return found
+
+    def _planned_from(self, model: ir.Model, keep: Collection[str]) -> Source:
+        held = {str(node.outputs[0].name) for node in model.graph if node.op_type == "Constant"}
+        literals = frozenset(name for name in held & self._weights.keys() if self._weights[name].numel() == 1)
+        kept = frozenset((*self.outputs, *keep))
+        return Source(self.steps, self._constants, literals, kept, self._opset, self._on_meta)
+
+    def _on_meta(self, step: Step, environment: Environment) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return self._evaluate(step, environment, torch.device("meta"))
 
     def detached(self, feed: Mapping[str, FeedValue]) -> dict[str, torch.Tensor]:
         """`forward` without recording gradients."""
@@ -228,8 +262,10 @@ class TorchGraph(torch.nn.Module):
 
     def run(self, step: Step, environment: Environment) -> tuple[torch.Tensor, ...]:
         """Evaluate one step; its operands are looked up in the environment, then among the constants."""
+        return self._evaluate(step, environment, self.device)
+
+    def _evaluate(self, step: Step, environment: Environment, device: torch.device) -> tuple[torch.Tensor, ...]:
         tensors = tuple([None if name is None else self.value(name, environment) for name in step.inputs])
-        device = self.device
         if device.type != "cpu":
             tensors = _on_one_device(tensors, HOST_OPERANDS.get(step.op_type, ()))
         training = self.training and step.outputs[0] in self._moving
