@@ -203,9 +203,10 @@ class TorchGraph(torch.nn.Module):
     ) -> dict[str, torch.Tensor]:
         """The outputs, and what is wanted beside them, from what `enter` gave; the environment is used up."""
         environment.update(planned.constants)
+        device = self.device
         found: dict[str, torch.Tensor] = {}
         for step in planned.steps:
-            environment.update(zip(step.outputs, self.run(step, environment), strict=False))
+            environment.update(zip(step.outputs, self._evaluate(step, environment, device), strict=False))
             for name in step.release:
                 value = environment.pop(name, None)
                 if value is not None and name in wanted:

@@ -67,8 +67,8 @@ class Source:
     Attributes:
         steps: all nodes, in order.
         constants: weights and other stored tensors by name.
-        literals: the constants of a single number that nodes of the graph hold; what is made of them and of shapes alone
-            takes no gradient.
+        literals: the constants of a single number that nodes of the graph hold; what is made of them and of shapes
+            alone takes no gradient.
         kept: values that must stay visible: the outputs, and those that a caller reads by name.
         opset: the model's.
         evaluate: a step's results from an environment, on the meta device.

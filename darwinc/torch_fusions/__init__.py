@@ -15,7 +15,7 @@ from typing import TypeAlias
 from darwinc.torch_rules import Step
 
 from .activations import activation, clip, hard_sigmoid
-from .layers import attention, layer_normalization, linear
+from .layers import attention, convolution, layer_normalization, linear
 from .rules import COMMUTATIVE, FUSED_RULES, INTO
 from .scene import Match, Scene, prefixed
 
@@ -26,6 +26,7 @@ PATTERNS: Mapping[str, tuple[Pattern, ...]] = {
     "Div": (activation,),
     "Add": (layer_normalization, linear),
     "MatMul": (attention,),
+    "Conv": (convolution,),
     "Clip": (clip,),
     "HardSigmoid": (hard_sigmoid,),
 }
@@ -40,6 +41,7 @@ FRESH = (
     "LayerNormalization",
     "Add",
     "Sub",
+    prefixed("Conv"),
     prefixed("Linear"),
     prefixed("LayerNormalization"),
 )

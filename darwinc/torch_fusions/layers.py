@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from darwinc.torch_rules import Step
+from darwinc.torch_rules.convert import Attribute
+from darwinc.torch_rules.convolution import CONVOLUTIONS
 
 from .products import scaled
 from .scene import Match, Scene, Shape
@@ -27,6 +29,21 @@ def linear(scene: Scene, step: Step) -> Match | None:
         elif shape is not None and len(shape) == 2 and scene.shape(bias) == shape[1:]:
             return Match((step, matmul), "Linear", (*matmul.inputs, bias), {"turned": 1})
     return None
+
+
+def convolution(_: Scene, step: Step) -> Match | None:
+    """Padding that is even and known: nothing is left to work out at each run."""
+    pads, kernel = step.attributes.get("pads"), step.attributes.get("kernel_shape")
+    rank = len(pads) // 2 if isinstance(pads, tuple) else len(kernel) if isinstance(kernel, tuple) else 0
+    padding = pads[:rank] if isinstance(pads, tuple) else (0,) * rank
+    even = not isinstance(pads, tuple) or pads[rank:] == padding
+    if rank not in CONVOLUTIONS or not even or step.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", ""):
+        return None
+    ones = (1,) * rank
+    windows: dict[str, Attribute] = {key: step.attributes.get(key, ones) for key in ("strides", "dilations")}
+    return Match(
+        (step,), "Conv", step.inputs, {**windows, "padding": padding, "group": step.attributes.get("group", 1)}
+    )
 
 
 def attention(scene: Scene, step: Step) -> Match | None:

@@ -9,8 +9,17 @@ import torch
 import torch.nn.functional as F
 
 from darwinc.torch_rules import Call, Rule
+from darwinc.torch_rules.convolution import CONVOLUTIONS
 
 from .scene import prefixed
+
+
+def convolution(call: Call) -> torch.Tensor:
+    """Cross-correlation with even padding."""
+    known, weight = call.attributes, call.tensor(1)
+    function = CONVOLUTIONS[weight.ndim - 2]
+    strides, padding, dilations, group = known["strides"], known["padding"], known["dilations"], known["group"]
+    return function(call.tensors[0], weight, call.optional(2), strides, padding, dilations, group)
 
 
 def linear(call: Call) -> torch.Tensor:
@@ -64,6 +73,7 @@ def _of(function: Callable[..., torch.Tensor], *, inplace: bool = False) -> Rule
 
 
 FUSED_RULES: dict[str, Rule] = {
+    prefixed("Conv"): convolution,
     prefixed("Linear"): linear,
     prefixed("Attention"): attention,
     prefixed("LayerNormalization"): layer_normalization,
