@@ -11,13 +11,14 @@ from darwinc.torch_graph import TorchGraph
 from darwinc.torch_plan import Plan
 from darwinc.torch_rules.convert import FeedValue
 
+Backend: TypeAlias = "str | Callable[..., object]"
 Forward: TypeAlias = Callable[[Mapping[str, FeedValue]], dict[str, torch.Tensor]]
 
 
 class _Compiled:
     """One compiled function for each plan: a plan is for one set of shapes, so that nothing in it is dynamic."""
 
-    def __init__(self, twin: TorchGraph, also: Collection[str], backend: str) -> None:
+    def __init__(self, twin: TorchGraph, also: Collection[str], backend: Backend) -> None:
         self._twin = twin
         self._also = tuple(also)
         self._backend = backend
@@ -41,7 +42,7 @@ class _Compiled:
 
 
 def compiled(
-    twin: TorchGraph, feed: Mapping[str, FeedValue], *, also: Collection[str] = (), backend: str = "inductor"
+    twin: TorchGraph, feed: Mapping[str, FeedValue], *, also: Collection[str] = (), backend: Backend = "inductor"
 ) -> tuple[Forward, str | None]:
     """`twin.forward` compiled, and None; where that fails on the first batch, as it is, and a sentence that says why.
 

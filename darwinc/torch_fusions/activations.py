@@ -59,8 +59,8 @@ def _hard_gate(scene: Scene, x: str, gate: str, coefficient: float) -> Gate | No
 
 
 def _is_sixth(step: Step) -> bool:
-    alpha = step.attributes.get("alpha", 0.2)
-    return math.isclose(alpha, 1 / 6, rel_tol=SAME) and step.attributes.get("beta", 0.5) == 0.5  # type: ignore[arg-type]
+    slope, offset = step.attributes.get("alpha", 0.2), step.attributes.get("beta", 0.5)
+    return isinstance(slope, float) and math.isclose(slope, 1 / 6, rel_tol=SAME) and bool(offset == 0.5)
 
 
 def _mish_gate(scene: Scene, x: str, gate: str, coefficient: float) -> Gate | None:

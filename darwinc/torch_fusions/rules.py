@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +36,8 @@ def attention(call: Call) -> torch.Tensor:
     if query.ndim == 4:
         return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
     mask = mask if mask is None else mask.unsqueeze(0)
-    operands = (tensor.unsqueeze(0) for tensor in (query, key, value))
-    return F.scaled_dot_product_attention(*operands, mask, scale=scale).squeeze(0)
+    query, key, value = (tensor.unsqueeze(0) for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale).squeeze(0)
 
 
 def layer_normalization(call: Call) -> torch.Tensor:
@@ -69,7 +68,7 @@ def add_into(call: Call) -> torch.Tensor:
 def _of(function: Callable[..., torch.Tensor], *, inplace: bool = False) -> Rule:
     if inplace:
         return lambda call: function(call.first, inplace=True)
-    return lambda call: cast(torch.Tensor, function(call.first))
+    return lambda call: function(call.first)
 
 
 FUSED_RULES: dict[str, Rule] = {

@@ -39,7 +39,7 @@ from torchvision.ops import StochasticDepth
 
 from darwinc.benchmark import ratio
 from darwinc.graph import load_model
-from darwinc.torch_compile import compiled
+from darwinc.torch_compile import Forward, compiled
 from darwinc.torch_graph import TorchGraph
 
 MODELS = ("resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16")
@@ -93,7 +93,7 @@ def module_of(name: str, side: int) -> nn.Module:
     """The network with random weights, none of which equals another, without what drops at random; in eval mode."""
     torch.manual_seed(0)
     options = {"image_size": side} if name.startswith("vit") else {}
-    module = models.get_model(name, weights=None, **options)
+    module: nn.Module = models.get_model(name, weights=None, **options)
     for parent in list(module.modules()):
         for key, child in parent.named_children():
             if isinstance(child, nn.Dropout | StochasticDepth):
@@ -179,8 +179,7 @@ def difference(module: nn.Module, twin: TorchGraph, batch: Batch) -> tuple[float
     state = copy.deepcopy(module.state_dict())
     held = {name: weight.detach().clone() for name, weight in twin.weights().items()}
     wanted, found = F.cross_entropy(module(batch.images), batch.labels), _twin_loss(twin, batch)
-    wanted.backward()
-    found.backward()
+    torch.autograd.backward([wanted, found])
     gradients = [(native.grad, borrowed.grad, turned) for native, borrowed, turned in matched.values()]
     least = LEAST_SCALE * max(float(wanted.abs().max()) for wanted, _, _ in gradients if wanted is not None)
     worst = 0.0
@@ -206,7 +205,8 @@ def steps(module: nn.Module, twin: TorchGraph, batch: Batch, setting: Setting) -
     """One training step of the module, one of the twin, and why the twin isn't compiled where it should be."""
     (source,), (answer,) = twin.inputs, twin.outputs
     native: Callable[[torch.Tensor], torch.Tensor] = torch.compile(module) if setting.compile else module
-    quick, warning = twin.forward, None
+    quick: Forward = twin
+    warning = None
     if setting.compile:
         with setting.autocast():
             quick, warning = compiled(twin, {source: batch.images})
@@ -228,7 +228,7 @@ def _step(
         optimizer.zero_grad(set_to_none=True)
         with setting.autocast():
             loss = F.cross_entropy(forward(batch.images), batch.labels)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         return loss.detach()
 
@@ -261,7 +261,7 @@ def row(name: str, file: str, setting: Setting, keep: Path) -> str:
     """One line of the table."""
     module = module_of(name, setting.side)
     twin = twin_of(module, name, file, setting, keep)
-    module = module.train().to(setting.device, memory_format=setting.memory_format)
+    module = module.train().to(setting.device).to(memory_format=setting.memory_format)
     torch.manual_seed(1)
     images = torch.randn(setting.batch, 3, setting.side, setting.side, device=setting.device)
     labels = torch.randint(CLASSES, (setting.batch,), device=setting.device)
