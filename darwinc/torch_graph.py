@@ -45,6 +45,7 @@ class TorchGraph(torch.nn.Module):
         device: where weights live and floating-point work is done.
         rules: the rule of each operator; pass `{**RULES, "Relu": mine}` to replace one.
         fused: `forward` runs patterns of nodes as one (`torch_fusions`): faster, and equal but for rounding.
+            Numbers that nodes of the graph hold, and those that become part of a fused step, are not trained then.
         keep: values that `forward` can give beside the outputs where it is fused.
 
     Attributes:
@@ -86,7 +87,7 @@ class TorchGraph(torch.nn.Module):
         self._freeze()
         self._moving = self._with_own_statistics()
         self.weight_list = torch.nn.ParameterList(self._weights.values())
-        self._plans: dict[tuple[torch.Size, ...], Plan] = {}
+        self._plans: dict[tuple[torch.device, tuple[torch.Size, ...]], Plan] = {}
         self._source = self._planned_from(model, keep) if fused else None
         self.eval()
 
@@ -218,17 +219,24 @@ class TorchGraph(torch.nn.Module):
         """What `forward` runs for inputs of these shapes; made when it is first asked for."""
         if self._source is None:
             return Plan(self.steps, {})
-        shapes = tuple([environment[name].shape for name in self.inputs])
-        found = self._plans.get(shapes)
+        key = self.device, tuple([environment[name].shape for name in self.inputs])
+        found = self._plans.get(key)
         if found is None:
             if len(self._plans) == PLANS_KEPT:
                 del self._plans[next(iter(self._plans))]
-            found = self._plans[shapes] = plan(self._source, environment, self.device)
+            found = self._plans[key] = plan(self._source, environment, self.device)
+            self._hold(found.absorbed & self._weights.keys())
         return found
+
+    def _hold(self, names: Collection[str]) -> None:
+        """Numbers of formulas that are read as numbers must not move."""
+        for name in names:
+            self._weights[name].requires_grad_(False)
 
     def _planned_from(self, model: ir.Model, keep: Collection[str]) -> Source:
         held = {str(node.outputs[0].name) for node in model.graph if node.op_type == "Constant"}
         literals = frozenset(name for name in held & self._weights.keys() if self._weights[name].numel() == 1)
+        self._hold(literals)
         kept = frozenset((*self.outputs, *keep))
         return Source(self.steps, self._constants, literals, kept, self._opset, self._on_meta)
 

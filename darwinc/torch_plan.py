@@ -40,10 +40,12 @@ class Plan:
     Attributes:
         steps: in order; each releases what nobody reads after it.
         constants: what the steps read besides inputs and weights, by name.
+        absorbed: weights that have become numbers of fused steps.
     """
 
     steps: tuple[Step, ...]
     constants: Mapping[str, torch.Tensor]
+    absorbed: frozenset[str] = frozenset()
 
 
 def with_releases(steps: Sequence[Step], held: Collection[str]) -> tuple[Step, ...]:
@@ -67,8 +69,7 @@ class Source:
     Attributes:
         steps: all nodes, in order.
         constants: weights and other stored tensors by name.
-        literals: the constants of a single number that nodes of the graph hold; what is made of them and of shapes
-            alone takes no gradient.
+        literals: the constants of a single number that nodes of the graph hold.
         kept: values that must stay visible: the outputs, and those that a caller reads by name.
         opset: the model's.
         evaluate: a step's results from an environment, on the meta device.
@@ -95,10 +96,11 @@ def plan(source: Source, environment: Mapping[str, torch.Tensor], device: torch.
     left = [step for step in steps if not all(name in known for name in step.outputs if name)]
     decoded = [_decoded(step, known) for step in _without_passing(left, measured, kept)]
     shapes = {name: tuple(value.shape) for name, value in measured.items()}
-    fused = fuse(Scene(decoded, {**constants, **known}, shapes, kept, source.opset))
+    scene = Scene(decoded, {**constants, **known}, shapes, kept, source.opset)
+    fused = fuse(scene)
     own = _placed(fused, {**constants, **known}, device)
     own |= {name: value for name, value in known.items() if name in kept}
-    return Plan(with_releases(fused, {*kept, *constants, *own}), own)
+    return Plan(with_releases(fused, {*kept, *constants, *own}), own, frozenset(scene.absorbed))
 
 
 def _placed(

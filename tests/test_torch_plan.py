@@ -82,6 +82,18 @@ def test_a_learned_scale_is_still_learned() -> None:
     assert gradient.abs().sum() > 0
 
 
+def test_numbers_of_formulas_stay() -> None:
+    """The half of a GELU that something else reads too, from a node and as an initializer."""
+    text = """(float[N, 3] x, float[3] w) => (float[N, 3] y) <float half = {0.5}> {
+        root = Constant<value_float = 1.4142135>() one = Constant<value_float = 1.0>()
+        d = Div(x, root) e = Erf(d) a = Add(e, one) m = Mul(x, a) g = Mul(m, half) s = Mul(g, w) y = Mul(s, half) }"""
+    source = ir.from_proto(build(text, given={"half": np.float32(0.5)}))
+    twin = TorchGraph(source, fused=True)
+    twin({"x": images(4, 3)})["y"].sum().backward()
+    assert {name for name, weight in twin.weights().items() if weight.grad is not None} == {"w"}
+    assert {name for name, weight in twin.weights().items() if weight.requires_grad} == {"w"}
+
+
 def test_weights_in_channels_last_order_are_written_back_in_theirs() -> None:
     source = ir.from_proto(build(CLASSIFIER))
     before = ir.to_proto(source).SerializeToString(deterministic=True)

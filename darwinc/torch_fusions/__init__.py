@@ -3,7 +3,7 @@
 Only the training twin fuses; calibrators look at every value by name. A pattern is tried at its last step and looks
 back over a bounded number of steps, so that matching is linear in the size of the graph. It takes a step in only if
 nobody else reads its result, and judges constants by value and operands by shape. Numbers of a formula that are stored
-in the model (the half of a GELU) get no gradient once they are part of a fused step.
+in the model (the half of a GELU) are not trained once they are part of a fused step.
 """
 
 from __future__ import annotations

@@ -33,6 +33,9 @@ class Scene:
         shapes: of every value, as far as known.
         kept: values that must stay visible.
         opset: the model's.
+
+    Attributes:
+        absorbed: constants that are numbers of fused steps now.
     """
 
     def __init__(
@@ -48,12 +51,15 @@ class Scene:
         self._constants = constants
         self._shapes = shapes
         self._kept = frozenset(kept)
+        self.absorbed: set[str] = set()
         self._numbers: dict[str, float | None] = {}
         self._makers = {name: step for step in steps for name in step.outputs if name}
         self._uses = Counter(name for step in steps for name in step.inputs if name)
 
     def replace(self, old: Collection[Step], new: Step) -> None:
         """Put one step in the place of others, the last of which makes what it makes."""
+        read = {name for step in old for name in step.inputs if name in self._constants}
+        self.absorbed |= {str(name) for name in read.difference(new.inputs)}
         for step in old:
             self._uses.subtract(name for name in step.inputs if name)
         self._uses.update(name for name in new.inputs if name)
