@@ -6,8 +6,7 @@ Torch borrows the weights to measure and train, and `write_back` returns them: t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -15,6 +14,8 @@ import torch
 
 from darwinc import graph as graphs
 from darwinc.errors import DarwincError, InvalidData, UnsupportedOperator
+from darwinc.torch_fusions import FUSED_RULES
+from darwinc.torch_plan import LONGEST_LITERAL, Plan, Source, plan, with_releases
 from darwinc.torch_rules import HOST_OPERANDS, RULES, UNTRAINED, Call, Rule, Step
 from darwinc.torch_rules.bodies import standing_alone
 from darwinc.torch_rules.call import Body, Literal
@@ -33,8 +34,8 @@ __all__ = ["Environment", "Step", "TorchGraph"]
 
 Environment: TypeAlias = Mapping[str, torch.Tensor]
 
-# Longer operands are data (index tables), not configuration; small integers stay in host memory for shape arithmetic.
-LONGEST_LITERAL = 256
+PLANS_KEPT = 8
+"""Shapes of inputs whose plans a fused twin keeps: a training run has two, that of its batches and that of the last."""
 
 
 class TorchGraph(torch.nn.Module):
@@ -44,6 +45,9 @@ class TorchGraph(torch.nn.Module):
         model: a valid model; it is read, not changed.
         device: where weights live and floating-point work is done.
         rules: the rule of each operator; pass `{**RULES, "Relu": mine}` to replace one.
+        fused: `forward` runs patterns of nodes as one (`torch_fusions`): faster, and equal but for rounding.
+            Numbers that nodes of the graph hold, and those that become part of a fused step, are not trained then.
+        keep: values that `forward` can give beside the outputs where it is fused.
 
     Attributes:
         steps: the nodes in topological order, without those that only make constants.
@@ -56,11 +60,17 @@ class TorchGraph(torch.nn.Module):
     """
 
     def __init__(
-        self, model: ir.Model, *, device: torch.device | str = "cpu", rules: Mapping[str, Rule] = RULES
+        self,
+        model: ir.Model,
+        *,
+        device: torch.device | str = "cpu",
+        rules: Mapping[str, Rule] = RULES,
+        fused: bool = False,
+        keep: Collection[str] = (),
     ) -> None:
         super().__init__()
         graph = model.graph
-        self._rules = rules
+        self._rules = {**rules, **FUSED_RULES} if fused else rules
         self._opset = graphs.opset(model)
         self._home = torch.device(device)
         self._weights: dict[str, torch.nn.Parameter] = {}
@@ -76,11 +86,13 @@ class TorchGraph(torch.nn.Module):
         self._anchor = next(iter(self._weights.values()), None)
         self._opsets = dict(graph.opset_imports)
         self._bodies: list[TorchGraph] = []
-        self.steps = self._with_releases(self._build(model))
+        self.steps = with_releases(self._build(model), {*self.outputs, *self._constants})
         self.bodies = torch.nn.ModuleList(self._bodies)
         self._freeze()
         self._moving = self._with_own_statistics()
         self.weight_list = torch.nn.ParameterList(self._weights.values())
+        self._plans: dict[tuple[torch.device, tuple[torch.Size, ...]], Plan] = {}
+        self._source = self._planned_from(model, keep) if fused else None
         self.eval()
 
     def _adopt(self, name: str, tensor: ir.TensorProtocol) -> None:
@@ -134,7 +146,7 @@ class TorchGraph(torch.nn.Module):
 
     def _inside(self, environment: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """The outputs from values by name, neither checked nor cast."""
-        self._walk(environment, frozenset())
+        self._evaluate_all(self.steps, environment, ())
         return [self.value(name, environment) for name in self.outputs]
 
     def _note_literal(self, name: str, value: torch.Tensor) -> None:
@@ -154,16 +166,6 @@ class TorchGraph(torch.nn.Module):
             self._constants[name] = result
             self._note_literal(name, result)
         return True
-
-    def _with_releases(self, steps: list[Step]) -> tuple[Step, ...]:
-        """Walk backwards: the first reader met is the last one that runs."""
-        seen = set(self.outputs) | self._constants.keys()
-        released: list[Step] = []
-        for step in reversed(steps):
-            names = {name for name in (*step.inputs, *step.outputs) if name}
-            released.append(replace(step, release=tuple(sorted(names - seen))))
-            seen |= names
-        return tuple(reversed(released))
 
     def _freeze(self) -> None:
         """Parameters that are only read where no gradient flows ask for none."""
@@ -208,24 +210,67 @@ class TorchGraph(torch.nn.Module):
             also: names of values inside the graph that are wanted too, in the type they are computed in.
 
         Raises:
+            DarwincError: the twin is fused, and `also` names a value that isn't in `keep`.
             InvalidData: the feed's names are not the graph's inputs.
         """
-        environment = self.enter(feed)
         wanted = frozenset(also)
-        found = self._walk(environment, wanted)
+        if self._source is not None and not wanted <= self._source.kept:
+            lost = ", ".join(sorted(wanted - self._source.kept))
+            raise DarwincError(f"The fused twin doesn't hold {lost}; name the values to be read in `keep`.")
+        environment = self.enter(feed)
+        return self.walk(self.plan(environment), environment, wanted)
+
+    def walk(
+        self, planned: Plan, environment: dict[str, torch.Tensor], wanted: Collection[str] = ()
+    ) -> dict[str, torch.Tensor]:
+        """The outputs, and what is wanted beside them, from what `enter` gave; the environment is used up."""
+        environment.update(planned.constants)
+        found = self._evaluate_all(planned.steps, environment, wanted)
         found |= {name: self.value(name, environment) for name in wanted if name not in found}
         return found | self.leave(environment)
 
-    def _walk(self, environment: dict[str, torch.Tensor], wanted: frozenset[str]) -> dict[str, torch.Tensor]:
+    def _evaluate_all(
+        self, steps: Sequence[Step], environment: dict[str, torch.Tensor], wanted: Collection[str]
+    ) -> dict[str, torch.Tensor]:
         """Evaluate every step; what is wanted of the values that are freed on the way."""
+        device = self.device
         found: dict[str, torch.Tensor] = {}
-        for step in self.steps:
-            environment.update(zip(step.outputs, self.run(step, environment), strict=False))
+        for step in steps:
+            environment.update(zip(step.outputs, self._evaluate(step, environment, device), strict=False))
             for name in step.release:
                 value = environment.pop(name, None)
                 if value is not None and name in wanted:
                     found[name] = value
         return found
+
+    def plan(self, environment: Environment) -> Plan:
+        """What `forward` runs for inputs of these shapes; made when it is first asked for."""
+        if self._source is None:
+            return Plan(self.steps, {})
+        key = self.device, tuple([environment[name].shape for name in self.inputs])
+        found = self._plans.get(key)
+        if found is None:
+            if len(self._plans) == PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
+            found = self._plans[key] = plan(self._source, environment, self.device)
+            self._hold(found.absorbed & self._weights.keys())
+        return found
+
+    def _hold(self, names: Collection[str]) -> None:
+        """Numbers of formulas that are read as numbers must not move."""
+        for name in names:
+            self._weights[name].requires_grad_(False)
+
+    def _planned_from(self, model: ir.Model, keep: Collection[str]) -> Source:
+        held = {str(node.outputs[0].name) for node in model.graph if node.op_type == "Constant"}
+        literals = frozenset(name for name in held & self._weights.keys() if self._weights[name].numel() == 1)
+        self._hold(literals)
+        kept = frozenset((*self.outputs, *keep))
+        return Source(self.steps, self._constants, literals, kept, self._opset, self._on_meta)
+
+    def _on_meta(self, step: Step, environment: Environment) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return self._evaluate(step, environment, torch.device("meta"))
 
     def detached(self, feed: Mapping[str, FeedValue]) -> dict[str, torch.Tensor]:
         """`forward` without recording gradients."""
@@ -254,8 +299,10 @@ class TorchGraph(torch.nn.Module):
 
     def run(self, step: Step, environment: Environment) -> tuple[torch.Tensor, ...]:
         """Evaluate one step; its operands are looked up in the environment, then among the constants."""
+        return self._evaluate(step, environment, self.device)
+
+    def _evaluate(self, step: Step, environment: Environment, device: torch.device) -> tuple[torch.Tensor, ...]:
         tensors = tuple([None if name is None else self.value(name, environment) for name in step.inputs])
-        device = self.device
         if device.type != "cpu":
             tensors = _on_one_device(tensors, HOST_OPERANDS.get(step.op_type, ()))
         training = self.training and step.outputs[0] in self._moving

@@ -122,7 +122,7 @@ def to_torch(tensor: ir.TensorProtocol, where: str) -> torch.Tensor:
 
 def to_onnx(value: torch.Tensor, dtype: ir.DataType, name: str) -> ir.TensorProtocol:
     """A copy, in the type that the model stores."""
-    return ir.tensor(value.detach().cpu().numpy().astype(dtype.numpy()), dtype=dtype, name=name)
+    return ir.tensor(value.detach().cpu().numpy().astype(dtype.numpy(), order="C"), dtype=dtype, name=name)
 
 
 def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:

@@ -20,7 +20,7 @@ def gather(call: Call) -> torch.Tensor:
         return x.select(axis, int(literal[0]))
     if literal is None or min(literal, default=0) < 0:
         indices = torch.where(indices < 0, indices + x.shape[axis], indices)
-    picked = x.index_select(axis, indices.reshape(-1))
+    picked = x.index_select(axis, indices.reshape(-1).to(x.device))
     return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
 
 
