@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import torch
 
 from darwinc.batching import free_batch
@@ -86,7 +87,6 @@ def teach(
     stage.say("reading samples")
     inputs = input_specs(job.original)
     pair = _twins(job, next(fitting_batches(lessons, inputs, 1)).feed, lessons, inputs)
-    teacher, student = pair.teacher, pair.student
     size = _feed_size(pair, lessons, training, fabric.world_size)
     feed = partial(
         Feeding,
@@ -100,6 +100,7 @@ def teach(
     learned, judged = feed(lessons, augment=training.augment), feed(judges, augment="none")
     lesson = _lesson(job, pair, learned, told)
     objective = make_objective(lesson)
+    teacher, student = (_fused(model, objective, device) for model in pair.models)
     _freeze_unreached(student, objective, learned[0].feed)
     trainer = Trainer(
         student,
@@ -115,6 +116,7 @@ def teach(
     )
     outcome = trainer.run()
     job.held_out = judges
+    job.warnings.extend(trainer.warnings)
     if outcome.improved:
         job.model = job.model.clone()
         student.write_back(job.model)
@@ -145,6 +147,7 @@ def teach(
                 "batch": size * trainer.accumulate,
                 "device": str(device),
                 "devices": fabric.world_size,
+                "compiled": trainer.compiled,
                 "precision": precision_of(device, training),
                 "endings": {ending.name: ending.kind for ending in objective.endings},
                 "features": [feature.name for feature in objective.features],
@@ -169,13 +172,13 @@ def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Both networks, for feeds of `batch` samples, or of any number where it is None.
+    """The original's twin, and both models, for feeds of `batch` samples, or of any number where it is None.
 
     `crowded` names values on one axis of which samples and channels lie together.
     """
 
     teacher: TorchGraph
-    student: TorchGraph
+    models: tuple[ir.Model, ir.Model]
     probe: Mapping[str, npt.NDArray[np.generic]]
     batch: int | None
     notes: list[str]
@@ -189,19 +192,17 @@ def _twins(
 
     Where it can't, gradients are accumulated over feeds as the file wants them.
     """
-    teacher, student = (TorchGraph(model, device=job.device) for model in (job.original, job.model))
-    fixed = 1 if samples.source.whole else fixed_batch(inputs)
+    teacher, models = TorchGraph(job.original, device=job.device), (job.original, job.model)
     if samples.source.whole:
-        return _Pair(teacher, student, probe, 1, ["each sample is a feed of its own: gradients are accumulated"])
-    freed = free_batch(job.original, probe, twin=teacher)
-    second = free_batch(job.model, probe, twin=student)
-    for found in (freed, second):
+        return _Pair(teacher, models, probe, 1, ["each sample is a feed of its own: gradients are accumulated"])
+    first = free_batch(job.original, probe, twin=teacher)
+    second = free_batch(job.model, probe, device=job.device)
+    for found in (first, second):
         if not found.free or set(found.axes.values()) != {0}:
-            why = found.reason or "samples don't lie along the first axis"
-            batch = fixed or 1
-            return _Pair(teacher, student, probe, batch, [f"feeds of {batch}, gradients accumulated: {why}"])
-    notes = ["the batch written into the graph was freed"] if freed.twin is not teacher else []
-    return _Pair(freed.twin, second.twin, probe, None, notes, freed.crowded(job.channels))
+            why, batch = found.reason or "samples don't lie along the first axis", fixed_batch(inputs) or 1
+            return _Pair(teacher, models, probe, batch, [f"feeds of {batch}, gradients accumulated: {why}"])
+    notes = ["the batch written into the graph was freed"] if first.twin is not teacher else []
+    return _Pair(first.twin, (first.model, second.model), probe, None, notes, first.crowded(job.channels))
 
 
 def _feed_size(pair: _Pair, samples: Samples, training: Training, world: int) -> int:
@@ -216,6 +217,15 @@ def _feed_size(pair: _Pair, samples: Samples, training: Training, world: int) ->
     wanted = max(1, min(training.batch // world, len(samples) // world))
     # Equal parts, so that every step sees as many samples.
     return max(1, wanted // -(-wanted // fits)) * world
+
+
+def _fused(model: ir.Model, objective: Objective, device: torch.device) -> TorchGraph:
+    """A twin made for speed, which still gives what the objective reads."""
+    twin = TorchGraph(model, device=device, fused=True, keep=objective.names)
+    ranks = {weight.ndim for weight in twin.weights().values()}
+    if 4 in ranks and 5 not in ranks:
+        twin.to(memory_format=torch.channels_last)
+    return twin
 
 
 def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str]) -> Lesson:

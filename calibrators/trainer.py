@@ -21,6 +21,7 @@ from darwinc.calibrators.optimizing import make_optimizer, optimizer_tensors, re
 from darwinc.calibrators.stopping import StopRequest
 from darwinc.console import Stage
 from darwinc.errors import InputError, Interrupted
+from darwinc.torch_compile import Forward, compiled
 from darwinc.torch_graph import TorchGraph
 from darwinc.training import Training
 
@@ -32,6 +33,8 @@ CHECKPOINT_SECONDS = 30.0
 SHOW_SECONDS = 0.5
 LEAST_BATCH = 8
 """Below this many samples a batch's own statistics say too little, and the stored ones are used."""
+COMPILED_STEPS, COMPILED_MINUTES = 500, 3.0
+"""A budget of less doesn't pay for a compilation."""
 LONGEST_AVERAGE = 0.999
 ANSWER_BYTES = 256 * 2**20
 """What the teacher's answers to the validation samples may take."""
@@ -126,6 +129,10 @@ class Trainer:
         self._total_steps = self._steps_allowed()
         self._last = torch.tensor(math.nan)
         self._answers: list[dict[str, torch.Tensor]] = []
+        self._learn: Forward = lambda feed: cast(dict[str, torch.Tensor], self.module(feed, also=objective.names))
+        self._ask: Forward = lambda feed: teacher(feed, also=objective.names)
+        self.warnings: list[str] = []
+        self.compiled = False
 
     def run(self) -> Outcome:
         """Train until the budget is used up; the student then holds its best state.
@@ -138,6 +145,7 @@ class Trainer:
             self._restore(self.path)
         else:
             self.progress.before = self.progress.best = self._evaluate()
+        self._compile()
         ended = self._loop()
         with torch.no_grad():
             for name, weight in self.weights.items():
@@ -147,6 +155,25 @@ class Trainer:
         epochs = done.step * self.accumulate / max(1, self.lessons.steps_per_epoch)
         self._save()
         return Outcome(done.step, epochs, self._elapsed(), ended, done.before, done.best, done.history)
+
+    def _compile(self) -> None:
+        """Compile both networks, where that is asked for or pays."""
+        asked = self.training.compile
+        long = (self._total_steps or 0) >= COMPILED_STEPS or (self.training.allowed_minutes or 0) >= COMPILED_MINUTES
+        pays = asked == "auto" and self.fabric.device.type == "cuda" and long
+        if self.fabric.world_size > 1 or not (asked == "on" or pays):
+            return
+        first, names = self.lessons[0], self.objective.names
+        self.student.train(first.samples >= LEAST_BATCH)
+        with self.fabric.autocast():
+            forward, problem = compiled(self.student, first.feed, also=names)
+            if problem is None:
+                with torch.no_grad():
+                    self._ask, problem = compiled(self.teacher, first.feed, also=names)
+        if problem is None:
+            self._learn, self.compiled = forward, True
+        else:
+            self.warnings.append(f"{problem}.")
 
     def _steps_allowed(self) -> int | None:
         limits = [] if self.training.steps is None else [self.training.steps]
@@ -206,14 +233,12 @@ class Trainer:
     def _step(self, portions: Sequence[TensorBatch]) -> None:
         """One step of the optimiser, over several feeds where one is smaller than the batch."""
         self.student.train(portions[0].samples >= LEAST_BATCH)
-        names = self.objective.names
         total = torch.zeros((), device=self.fabric.device)
         for place, portion in enumerate(portions):
             with torch.no_grad(), self.fabric.autocast():
-                wanted = self.teacher(portion.feed, also=names)
-            with self.fabric.no_backward_sync(self.module, enabled=place + 1 < len(portions)):
-                got = self.module(portion.feed, also=names)
-                loss = self.objective.loss(got, wanted, portion.labels) / len(portions)
+                wanted = self._ask(portion.feed)
+            with self.fabric.no_backward_sync(self.module, enabled=place + 1 < len(portions)), self.fabric.autocast():
+                loss = self.objective.loss(self._learn(portion.feed), wanted, portion.labels) / len(portions)
                 self.fabric.backward(loss)
             total += loss.detach()
         self.wrapped.step()

@@ -87,7 +87,7 @@ def test_numbers_of_formulas_stay() -> None:
     text = """(float[N, 3] x, float[3] w) => (float[N, 3] y) <float half = {0.5}> {
         root = Constant<value_float = 1.4142135>() one = Constant<value_float = 1.0>()
         d = Div(x, root) e = Erf(d) a = Add(e, one) m = Mul(x, a) g = Mul(m, half) s = Mul(g, w) y = Mul(s, half) }"""
-    source = ir.from_proto(build(text, given={"half": np.float32(0.5)}))
+    source = ir.from_proto(build(text, given={"half": np.array(0.5, np.float32)}))
     twin = TorchGraph(source, fused=True)
     twin({"x": images(4, 3)})["y"].sum().backward()
     assert {name for name, weight in twin.weights().items() if weight.grad is not None} == {"w"}

@@ -61,7 +61,8 @@ def scene(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
     for axis in (axis for axis, size in enumerate(shape) if size >= 16):
         found = np.cumsum(found - found.mean(axis, keepdims=True), axis)
     found = found - found.min()
-    return found / max(float(found.max()), 1e-9)
+    scaled: Array = found / max(float(found.max()), 1e-9)
+    return scaled
 
 
 def bright_scene(random: np.random.Generator, shape: tuple[int, ...]) -> Array:

@@ -1,6 +1,6 @@
 """What each recovery is worth without labels: the table in docs/figures.md.
 
-    MODELS=... DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/recovery.py [NAME ...] [0.3 0.5 0.7] [--only distill]
+    MODELS=... DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/recovery.py [NAME ...] [0.3 0.5 0.7]
 
 `$MODELS` holds the ONNX files, `$DATA` the data sets (SOURCES.md). Every run removes that share of the parameters, is
 given samples without labels, and is measured on other samples. `distill` gets five minutes of one thread.
@@ -9,25 +9,36 @@ One JSON line per run goes to standard output, and to `$OUT` where that is set.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from darwinc import Settings, Target, compress
+from darwinc import Settings, graph
+from darwinc.calibrators.calibration import input_specs
+from darwinc.channels import analyse
+from darwinc.console import Terminal
+from darwinc.cost import measure as measure_cost
+from darwinc.data import open_data
+from darwinc.passes.cull import Cull
+from darwinc.passes.excise import Excise
+from darwinc.pipeline import Job, Pass, run_passes
 from darwinc.preprocess import parse
 from darwinc.quality import Overlap, classes_of
 from darwinc.runtime import open_session, run
+from darwinc.settings import recovery_passes
 from darwinc.training import Training
 from tests.benchmarks.cifar_resnet import DEVIATION, MEAN, prepared, read
 
@@ -180,48 +191,65 @@ def measure(model: Path, inputs: Array, batch: int) -> list[Array]:
     return [np.concatenate(parts).astype(np.float32) for parts in zip(*found, strict=True)]
 
 
-def run_case(
-    name: str, amounts: list[float], recoveries: tuple[str, ...], tell: Callable[[dict[str, Any]], None]
-) -> None:
-    case, model = CASES[name], Path(os.environ["MODELS"]) / f"{name}.onnx"
-    samples = case.samples()
-    entry = open_session(model).get_inputs()[0]
+def prepared_job(model: ir.Model, samples: Path) -> Job:
+    """What the passes work on: the model, its analysis, and all samples, 2,048 of them to calibrate on."""
+    job = Job(model, analyse(model), Terminal(quiet=True))
+    job.lessons = open_data(str(samples), input_specs(model))
+    order = np.random.default_rng(0).permutation(len(job.lessons))
+    job.samples = job.lessons.take(np.sort(order[:2048]))
+    return job
+
+
+def answers_of(model: ir.Model, inputs: Array, folder: Path, batch: int) -> list[Array]:
+    path = folder / "out.onnx"
+    graph.save_model(model, path)
+    return measure(path, inputs, batch)
+
+
+def run_case(name: str, amounts: Sequence[float], tell: Callable[[dict[str, Any]], None]) -> None:
+    """One cut for each amount, which all recoveries of that amount start from."""
+    case, path = CASES[name], Path(os.environ["MODELS"]) / f"{name}.onnx"
+    samples, entry = case.samples(), open_session(path).get_inputs()[0]
     batch = entry.shape[0] if isinstance(entry.shape[0], int) else 64
-    wanted = measure(model, samples.measured, batch)
+    wanted = measure(path, samples.measured, batch)
     tell({"file": name, "unit": case.unit, "original": case.judge(wanted, wanted, samples.labels)})
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "given.npz"
         given = {entry.name: samples.given.astype(np.float16 if "16" in entry.type else np.float32)}
         np.savez(data, **given)  # type: ignore[arg-type]
-        for amount in amounts or list(case.amounts):
-            for recovery in recoveries:
-                start = time.perf_counter()
-                output = Path(folder) / "out.onnx"
-                settings = Settings(
-                    data=str(data),
-                    recover=tuple(recovery.split(",")),
-                    bench_seconds=0,
-                    device="cpu",
-                    training=Training(minutes=MINUTES),
-                )
-                result = compress(model, target=Target("sparsity", amount), output=output, settings=settings)
-                got = measure(output, samples.measured, batch)
-                last = result.report.recovery[-1] if result.report.recovery else None
+        for amount in amounts or case.amounts:
+            model = graph.load_model(path)
+            graph.release_initializer_inputs(model)
+            job = prepared_job(model, data)
+            before = measure_cost(job.original, job.channels).macs
+            done: dict[tuple[str, ...], Job] = {}
+            for recovery in RECOVERIES:
+                start, names = time.perf_counter(), tuple(recovery.split(","))
+                current = copy.copy(done.get(names[:-1], done.get(("none",), job)))
+                current.recovery, current.warnings = [], []
+                steps: list[Pass] = [Cull("sparsity", amount), Excise()] if names == ("none",) else []
+                settings = Settings(training=Training(minutes=MINUTES))
+                steps += recovery_passes(settings, names[-1:])
+                run_passes(steps, current)
+                done[names] = current
+                got = answers_of(current.model, samples.measured, Path(folder), batch)
+                entries = current.recovery
                 tell({
                     "file": name,
                     "amount": amount,
                     "recovery": recovery,
                     "quality": case.judge(wanted, got, samples.labels),
                     "seconds": round(time.perf_counter() - start),
-                    "kept": [entry.name for entry in result.report.recovery if entry.accepted],
-                    "steps": last.training.steps if last is not None and last.training else None,
-                    "macs": result.report.after.macs / result.report.before.macs,  # type: ignore[union-attr, operator]
+                    "kept": [entry["name"] for entry in entries if entry["accepted"]],
+                    "errors": [(entry["error_before"], entry["error_after"]) for entry in entries],
+                    "steps": entries[-1]["training"]["steps"] if entries and "training" in entries[-1] else None,
+                    "macs_left": measure_cost(current.model).macs / before,
+                    "warnings": current.warnings,
                 })  # fmt: skip
 
 
 def main() -> None:
     words = sys.argv[1:]
-    recoveries = (f"inherit,{words[-1]}",) if "--only" in words else RECOVERIES
     names = [word for word in words if word in CASES] or list(CASES)
     amounts = [float(word) for word in words if word[0].isdigit()]
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -233,7 +261,7 @@ def main() -> None:
                 opened.write(json.dumps(entry) + "\n")
 
     for name in names:
-        run_case(name, amounts, recoveries, tell)
+        run_case(name, amounts, tell)
 
 
 if __name__ == "__main__":
