@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 
 from darwinc.errors import UsageError
 from darwinc.training import Training
@@ -41,11 +40,8 @@ def make_fabric(device: torch.device, training: Training) -> Fabric:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if world > 1:
-            # A weight may be out of reach of the loss, behind an output that is ignored.
-            strategy = DDPStrategy(find_unused_parameters=True)
-            fabric = Fabric(
-                accelerator=device.type, devices=local, num_nodes=world // local, strategy=strategy, precision=plugin
-            )
+            nodes = world // local
+            fabric = Fabric(accelerator=device.type, devices=local, num_nodes=nodes, strategy="ddp", precision=plugin)
         else:
             devices = [device.index or 0] if device.type == "cuda" else 1
             fabric = Fabric(accelerator=device.type, devices=devices, precision=plugin)

@@ -260,6 +260,16 @@ class Objective:
         """The values that both networks have to give."""
         return [ending.name for ending in self.endings] + [feature.name for feature in self.features]
 
+    @property
+    def learnt(self) -> list[str]:
+        """Those of them that the loss reads."""
+        names = [self.supervision.ending.name] if self.supervision is not None else []
+        if self.supervision is not None and self.supervision.function is not None:
+            names = [ending.name for ending in self.endings]
+        if self.share > 0:
+            names += [ending.name for ending in self.matched] + [feature.name for feature in self.features]
+        return list(dict.fromkeys(names))
+
     def loss(self, got: Tensors, wanted: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
         """A scalar to minimise, for one batch."""
         terms = []

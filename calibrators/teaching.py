@@ -25,7 +25,7 @@ from darwinc.calibrators.objectives import Ending, Objective, infer_endings
 from darwinc.calibrators.trainer import Outcome, Trainer
 from darwinc.console import Stage
 from darwinc.data import Samples, fitting_batches, fixed_batch
-from darwinc.errors import InvalidData, UsageError
+from darwinc.errors import DarwincError, InvalidData, UsageError
 from darwinc.pipeline import Job
 from darwinc.runtime import InputSpec
 from darwinc.torch_graph import TorchGraph
@@ -83,6 +83,9 @@ def teach(
     start = time.perf_counter()
     device = torch.device(job.device)
     fabric = make_fabric(device, training)
+    identity = _identity(job, name, training)
+    if fabric.broadcast(identity) != identity:
+        raise DarwincError("The processes chose different channels to remove; give all of them the same data and seed.")
     lessons, judges = split(samples, training.validation, job.seed)
     stage.say("reading samples")
     inputs = input_specs(job.original)
@@ -112,7 +115,7 @@ def teach(
         fabric=fabric,
         stage=stage,
         checkpoint=training.checkpoint(name),
-        identity=_identity(job, name, training),
+        identity=identity,
     )
     outcome = trainer.run()
     job.held_out = judges
@@ -242,8 +245,8 @@ def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str]) ->
 
 def _freeze_unreached(student: TorchGraph, objective: Objective, feed: Mapping[str, torch.Tensor]) -> None:
     """Weights that no gradient reaches from where losses are taken ask for none."""
-    values = student({name: tensor[:1] for name, tensor in feed.items()}, also=objective.names)
-    ends = [values[name] for name in objective.names if values[name].requires_grad]
+    values = student(feed, also=objective.names)
+    ends = [values[name] for name in objective.learnt if values[name].requires_grad]
     weights = [weight for weight in student.weights().values() if weight.requires_grad]
     found = torch.autograd.grad([end.sum() for end in ends], weights, allow_unused=True)
     for weight, gradient in zip(weights, found, strict=True):

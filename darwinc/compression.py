@@ -37,6 +37,7 @@ from darwinc.settings import (
     trains,
     works_without_torch,
 )
+from darwinc.training import leads
 
 __all__ = ["Result", "Settings", "Target", "compress"]
 
@@ -153,7 +154,7 @@ def compress(
 
 
 def _destination(source: Path, output: str | Path | None, settings: Settings) -> Path | None:
-    if settings.dry_run or output is None:
+    if settings.dry_run or output is None or not leads():
         return None
     if source.exists() and Path(output).exists() and source.samefile(output):
         raise UsageError(f"{output} is the model itself, which the result is measured against; give another name.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,11 @@ class Training:
 
 TRAINING = Training()
 """The defaults."""
+
+
+def leads() -> bool:
+    """Is this the process that writes, of those that torchrun started? A process alone is."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def parse_outputs(text: str | None) -> dict[str, str]:

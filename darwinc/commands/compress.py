@@ -11,7 +11,7 @@ import click
 from darwinc.commands.options import data_options, keep_apart, model_argument, output_file, terminal_options
 from darwinc.commands.training import training_options
 from darwinc.errors import UsageError
-from darwinc.training import Training
+from darwinc.training import Training, leads
 
 if TYPE_CHECKING:
     from darwinc.compression import Target
@@ -161,7 +161,7 @@ def compress(
         {"-o": output, "--report": report, "--markdown": markdown},
         {"the model": model, "--data": data, "--labels": labels, "--test": test},
     )
-    terminal = Terminal(quiet=quiet, verbose=verbose)
+    terminal = Terminal(quiet=quiet or not leads(), verbose=verbose)
     settings = Settings(
         data=data,
         labels=labels,
@@ -194,8 +194,9 @@ def compress(
         terminal=terminal,
         command=command,
     )
-    show(terminal, result.report, dry_run=dry_run)
-    write_reports(result.report, report, markdown)
+    if leads():
+        show(terminal, result.report, dry_run=dry_run)
+        write_reports(result.report, report, markdown)
 
 
 def _check_target(path: Path) -> None:

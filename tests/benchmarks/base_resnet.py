@@ -45,7 +45,7 @@ def accuracy(network: CifarResNet, images: torch.Tensor, labels: torch.Tensor) -
     with torch.no_grad():
         right = [
             (network(part).argmax(1) == wanted).sum()
-            for part, wanted in zip(images.split(250), labels.split(250), strict=True)
+            for part, wanted in zip(torch.split(images, 250), torch.split(labels, 250), strict=True)
         ]
     return float(torch.stack(right).sum() / len(labels) * 100)
 
