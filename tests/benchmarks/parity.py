@@ -145,7 +145,8 @@ def compare(model: Path) -> tuple[str, bool]:
     found: list[Trial] = []
     more = trials(open_session(model, optimization="disabled"), bounded)
     twin = TorchGraph(source)
-    remarks, worst = [], math.inf
+    remarks: list[str] = []
+    worst = math.inf
     while worst > BAR and (trial := next(more, None)):
         found.append(trial)
         if len(trial.sound) == len(trial.answers) and (worst := error_of(twin, trial)) > BAR and not remarks:
