@@ -26,6 +26,7 @@ DOMAINS = {
     "Acosh": (1.1, 9.0),
     "Asin": (-0.9, 0.9),
     "Atanh": (-0.9, 0.9),
+    "Pow": (0.3, 2.5),
 }
 """Where an operator is smooth, if that isn't nearly everywhere."""
 
