@@ -39,7 +39,9 @@ PLANS_KEPT = 8
 
 
 class TorchGraph(torch.nn.Module):
-    """An ONNX model that torch runs and differentiates. Half precision is computed in float32.
+    """An ONNX model that torch runs and differentiates. Floats of two bytes or less are computed in float32.
+
+    The bodies of If, Loop and Scan are run too; tensors that they store are used as they are, and not trained.
 
     Args:
         model: a valid model; it is read, not changed.
@@ -145,7 +147,9 @@ class TorchGraph(torch.nn.Module):
         return Body(tuple(str(value.name) for value in graph.inputs), around, twin._inside)
 
     def _inside(self, environment: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """The outputs from values by name, neither checked nor cast."""
+        """The outputs from values by name, neither checked nor cast; work is done where the values are."""
+        devices = (value.device for value in environment.values())
+        self._home = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
         self._evaluate_all(self.steps, environment, ())
         return [self.value(name, environment) for name in self.outputs]
 

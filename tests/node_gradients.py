@@ -26,6 +26,7 @@ DOMAINS = {
     "Acosh": (1.1, 9.0),
     "Asin": (-0.9, 0.9),
     "Atanh": (-0.9, 0.9),
+    "Pow": (0.3, 2.5),
 }
 """Where an operator is smooth, if that isn't nearly everywhere."""
 
@@ -114,7 +115,7 @@ def _moved(case: NodeCase, position: int, names: Sequence[str], random: np.rando
     wide = np.where(np.isfinite(wide), wide, random.random(wide.shape))
     if case.operator in DOMAINS:
         low, high = DOMAINS[case.operator]
-        return torch.from_numpy(low + (high - low) * random.random(wide.shape))
+        return torch.from_numpy(np.asarray(low + (high - low) * random.random(wide.shape)))
     wide = wide + random.uniform(-JITTER, JITTER, wide.shape) * np.maximum(1.0, np.abs(wide))
     return torch.from_numpy(np.asarray(wide))
 

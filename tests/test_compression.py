@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -271,15 +270,9 @@ def with_a_branch() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize(
-    ("make", "operator"),
-    [(unknown_to_torch, "ai.onnx.ml::Scaler of node 'last'"), (with_a_branch, "If of node 'last'")],
-)
 @pytest.mark.parametrize("with_data", [False, True])
-def test_where_torch_has_no_rule_the_weights_alone_tell(
-    tmp_path: Path, make: Callable[[], onnx.ModelProto], operator: str, with_data: bool
-) -> None:
-    model = make()
+def test_where_torch_has_no_rule_the_weights_alone_tell(tmp_path: Path, with_data: bool) -> None:
+    model, operator = unknown_to_torch(), "ai.onnx.ml::Scaler of node 'last'"
     data = {"x": images(16, 3, 8, 8)} if with_data else {}
     result, after = squeezed(tmp_path, model, data=data)
     assert result.report.statistics == "weights"
@@ -292,6 +285,14 @@ def test_where_torch_has_no_rule_the_weights_alone_tell(
     assert after.graph.node[-1].SerializeToString() == model.graph.node[-1].SerializeToString()
     with pytest.raises(UsageError, match=f"needs gradients, but torch has no rule for the operator {operator}"):
         squeezed(tmp_path, model, settings=replace(QUICK, fitness="taylor"))
+
+
+def test_a_branch_is_measured_like_any_operator_and_stays_as_it_is(tmp_path: Path) -> None:
+    model = with_a_branch()
+    result, after = squeezed(tmp_path, model, data={"x": images(16, 3, 8, 8)})
+    assert result.report.statistics == "data"
+    assert "inherit" in recovered(result)
+    assert after.graph.node[-1].SerializeToString() == model.graph.node[-1].SerializeToString()
 
 
 def test_a_target_in_macs_or_bytes_counts_what_was_written(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def print_gradients(single: Iterable[NodeCase], gradients: dict[str, str]) -> No
     """How many operators have right gradients, and why the others don't."""
     operators = by_operator(case for case in single if case.name in gradients)
     right = [operator for operator, names in operators.items() if not any(gradients[name] for name in names)]
-    print(f"\nGradients of {len(right)} of {len(operators)} operators are right in all {len(gradients)} cases checked.")
+    print(f"\nGradients are right in all cases of {len(right)} of {len(operators)} operators ({len(gradients)} cases).")
     print("\n| operator | gradients |\n| --- | --- |")
     for operator, names in operators.items():
         happened = next((gradients[name] for name in names if gradients[name]), "")
