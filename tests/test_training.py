@@ -295,10 +295,10 @@ def test_the_command_line_trains_and_reports(tmp_path: Path, capsys: pytest.Capt
     save_data(tmp_path / "data.npz", {"x": images(160, 3, 8, 8)})
     done = shell(
         "compress", shell.model, *HALF, "-o", tmp_path / "out.onnx", "--data", shell.data, "--recover", "distill",
-        "--steps", "20", "--report", tmp_path / "r.json", "--markdown", tmp_path / "r.md",
+        "--steps", "60", "--batch", "32", "--report", tmp_path / "r.json", "--markdown", tmp_path / "r.md",
     )  # fmt: skip
     assert done.code == 0
     assert "distill: kept, the divergence on validation samples fell from" in done.err
     report = json.loads((tmp_path / "r.json").read_text())
-    assert report["recovery"][0]["training"]["steps"] == 20
-    assert "20 steps of" in (tmp_path / "r.md").read_text()
+    assert report["recovery"][0]["training"]["steps"] == 60
+    assert "60 steps of" in (tmp_path / "r.md").read_text()
