@@ -8,23 +8,35 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from darwinc.calibrators.endings import differentiable_endings
 from darwinc.calibrators.statistics import class_log_probabilities
 from darwinc.torch_graph import TorchGraph
 
 Feed = Mapping[str, npt.NDArray[np.generic]]
+Tensors = Mapping[str, torch.Tensor]
 
 
 def divergence(reference: TorchGraph, other: TorchGraph, batches: Sequence[Feed]) -> float:
-    """Mean over batches and floating outputs: KL divergence (nats) of class scores, else squared error / variance."""
+    """Mean over batches and floating outputs: KL divergence (nats) of class scores, else squared error / variance.
+
+    Outputs behind a choice (the boxes that NonMaxSuppression leaves) can't be compared; what it is made from can.
+    """
+    names = differentiable_endings(reference) or list(reference.outputs)
     found: list[float] = []
     for feed in batches:
-        wanted, got = reference.detached(feed), other.detached(feed)
+        with torch.no_grad():
+            wanted, got = (twin(feed, also=names) for twin in (reference, other))
         found.extend(
             _output(wanted[name], got[name])
-            for name in wanted
-            if wanted[name].is_floating_point() and wanted[name].numel()
+            for name in names
+            if wanted[name].is_floating_point() and wanted[name].numel() and _comparable(name, reference, wanted, got)
         )
     return float(np.mean(found)) if found else 0.0
+
+
+def _comparable(name: str, reference: TorchGraph, wanted: Tensors, got: Tensors) -> bool:
+    """Outputs always are; a value inside the graph may have lost channels."""
+    return name in reference.outputs or wanted[name].shape == got[name].shape
 
 
 def _output(wanted: torch.Tensor, got: torch.Tensor) -> float:

@@ -20,7 +20,7 @@ from darwinc.calibrators.devices import make_fabric, precision_of
 from darwinc.calibrators.endings import differentiable_endings
 from darwinc.calibrators.features import Feature, find_features
 from darwinc.calibrators.feeding import Feeding
-from darwinc.calibrators.lockstep import footprint
+from darwinc.calibrators.lockstep import footprint, living_cuts
 from darwinc.calibrators.objectives import Ending, Objective, infer_endings
 from darwinc.calibrators.trainer import Outcome, Trainer
 from darwinc.console import Stage
@@ -232,7 +232,11 @@ def _fused(model: ir.Model, objective: Objective, device: torch.device) -> Torch
 
 
 def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str]) -> Lesson:
-    names = differentiable_endings(pair.teacher)
+    names = [
+        name
+        for name in differentiable_endings(pair.teacher)
+        if not living_cuts(job.channels, job.dead, name, pair.teacher.device)
+    ]
     if not names:
         raise InvalidData("No gradient gets from this model's outputs to its weights, so there is nothing to train.")
     batch = learned[0]

@@ -135,7 +135,7 @@ def compress(
         "passes": [asdict(done) for done in run.passes],
     }
     if destination is not None:
-        stamp(job.model, values)
+        stamp(job.model, values, None if job.samples is None else job.samples.preprocess)
         with _timed(run, "write"):
             graph.save_model(job.model, destination)
         values["output"] = file_info(destination)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import importlib
-import os
 import re
-import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from onnx import numpy_helper
 from darwinc.data_arrays import LABEL_NAMES, Array, Source, by_input, from_feeds
 from darwinc.errors import InvalidData
 from darwinc.runtime import Feed, InputSpec
+from darwinc.user_code import current_folder_importable, named
 
 DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 
@@ -105,22 +102,11 @@ def call(
 
     Raises InvalidData for a module or a name that isn't there, items that don't fit, and whatever the callable raises.
     """
-    with _current_folder_importable():
+    with current_folder_importable():
         feeds, labels, warnings = _collect(_guarded(spec), inputs, spec, limit, most_bytes)
     source = from_feeds(feeds, inputs, spec)
     source.warnings.extend(warnings)
     return source, np.concatenate(labels) if labels else None
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """As with `python -m`, modules beside the user are found, also while the callable runs."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def _guarded(spec: str) -> Iterator[object]:
@@ -134,9 +120,8 @@ def _guarded(spec: str) -> Iterator[object]:
 
 
 def _items(spec: str) -> Iterable[object]:
-    module_name, _, name = spec.partition(":")
     try:
-        made = getattr(importlib.import_module(module_name), name)
+        made = named(spec)
     except (ImportError, AttributeError) as error:
         raise InvalidData(f"--data {spec} can't be imported ({error}): give package.module:callable") from error
     items = made() if callable(made) else made

@@ -15,6 +15,7 @@ from darwinc.cost import Cost
 from darwinc.equivalence import Agreement
 from darwinc.passes.cull import AUTO_ALIGN, why_finer
 from darwinc.pipeline import Job
+from darwinc.preprocess_notes import PREPROCESS_KEY
 from darwinc.report import tool_info
 
 
@@ -102,8 +103,10 @@ def _alignment(job: Job) -> dict[str, Any]:
     return {"default": align, "finer": entries}
 
 
-def stamp(model: ir.Model, values: Mapping[str, Any]) -> None:
-    """Provenance in the file: which darwinc made it, from which model, and by how much."""
+def stamp(model: ir.Model, values: Mapping[str, Any], preprocess: str | None = None) -> None:
+    """Provenance in the file: which darwinc made it, from which model, and by how much; and how images are prepared."""
+    if preprocess:
+        model.metadata_props[PREPROCESS_KEY] = preprocess
     model.metadata_props["darwinc.version"] = str(values["tool"]["darwinc"])
     model.metadata_props["darwinc.source_sha256"] = str(values["input"]["sha256"])
     model.metadata_props["darwinc.target"] = f"{values['target']['kind']}={values['target']['asked']:g}"

@@ -26,7 +26,7 @@ from darwinc.compression import Result, Settings, Target, compress
 from darwinc.errors import InputError, Interrupted, OutputError, UsageError
 from darwinc.settings import judge
 from darwinc.training import Training
-from tests.shell import HALF, Shell
+from tests.shell import Shell
 from tests.small_models import CLASSIFIER, PLAIN, Array, build, images, save, save_data, stored
 
 QUICK = Settings(bench_seconds=0, device="cpu", fitness="l2", align=1)
@@ -294,8 +294,9 @@ def test_the_command_line_trains_and_reports(tmp_path: Path, capsys: pytest.Capt
     shell = Shell(tmp_path, capsys)
     save_data(tmp_path / "data.npz", {"x": images(160, 3, 8, 8)})
     done = shell(
-        "compress", shell.model, *HALF, "-o", tmp_path / "out.onnx", "--data", shell.data, "--recover", "distill",
-        "--steps", "60", "--batch", "32", "--report", tmp_path / "r.json", "--markdown", tmp_path / "r.md",
+        "compress", shell.model, "-o", tmp_path / "out.onnx", "--target-sparsity", "0.5", "--fitness", "l2", "--align",
+        "1", "--data", shell.data, "--recover", "distill", "--steps", "60", "--batch", "32", "--learning-rate", "0.02",
+        "--bench-seconds", "0", "--device", "cpu", "--report", tmp_path / "r.json", "--markdown", tmp_path / "r.md",
     )  # fmt: skip
     assert done.code == 0
     assert "distill: kept, the divergence on validation samples fell from" in done.err
