@@ -11,8 +11,8 @@ from darwinc.pipeline import Job
 from darwinc.training import TRAINING, Training, parse_outputs
 
 if TYPE_CHECKING:
-    from darwinc.calibrators.objectives import Objective
-    from darwinc.calibrators.teaching import Lesson
+    from darwinc.calibrators.training.objectives import Objective
+    from darwinc.calibrators.training.teaching import Lesson
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Distill(Repair):
     def run(self, job: Job, stage: Stage) -> bool:
         # torch takes seconds to import, which only a pass that trains should pay.
         from darwinc.calibrators.calibration import calibration_of
-        from darwinc.calibrators.teaching import teach
+        from darwinc.calibrators.training.teaching import teach
 
         calibration = calibration_of(job)
         if calibration.twin is None:
@@ -45,7 +45,7 @@ class Distill(Repair):
         return teach(job, stage, self.name, self.training, parse_outputs(self.outputs), self._objective).improved
 
     def _objective(self, lesson: Lesson) -> Objective:
-        from darwinc.calibrators.objectives import Objective
+        from darwinc.calibrators.training.objectives import Objective
 
         features = lesson.features if self.features > 0 else ()
         return Objective(lesson.endings, features, self.features, self.temperature)

@@ -12,8 +12,8 @@ from darwinc.pipeline import Job
 from darwinc.training import TRAINING, Training, parse_outputs
 
 if TYPE_CHECKING:
-    from darwinc.calibrators.objectives import Objective
-    from darwinc.calibrators.teaching import Lesson
+    from darwinc.calibrators.training.objectives import Objective
+    from darwinc.calibrators.training.teaching import Lesson
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Finetune(Repair):
     def run(self, job: Job, stage: Stage) -> bool:
         # torch takes seconds to import, which only a pass that trains should pay.
         from darwinc.calibrators.calibration import calibration_of
-        from darwinc.calibrators.teaching import teach
+        from darwinc.calibrators.training.teaching import teach
 
         if job.lessons is not None and job.lessons.labels is None:
             raise UsageError("--recover finetune takes labels; give --labels, or use distill, which needs none.")
@@ -49,7 +49,7 @@ class Finetune(Repair):
         return teach(job, stage, self.name, self.training, parse_outputs(self.outputs), self._objective).improved
 
     def _objective(self, lesson: Lesson) -> Objective:
-        from darwinc.calibrators.objectives import Objective, supervise
+        from darwinc.calibrators.training.objectives import Objective, supervise
 
         if lesson.labels is None:
             raise UsageError("--recover finetune takes labels; give --labels, or use distill, which needs none.")

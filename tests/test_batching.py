@@ -12,8 +12,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from darwinc.batch_layout import BatchHeld, Layout, grown_axis, reshaped
 from darwinc.batching import FreeBatch, free_batch
+from darwinc.batching.layout import BatchHeld, Layout, grown_axis, reshaped
 from darwinc.calibrators.calibration import Calibration, input_specs, prepare
 from darwinc.calibrators.statistics import Statistics, gather
 from darwinc.channels import Channels, analyse
@@ -380,16 +380,16 @@ def test_a_wrong_merge_is_refused_by_its_answers(monkeypatch: pytest.MonkeyPatch
         y = ReduceSum<keepdims = 0>(f)
     }"""
     model = model_of(text)
-    monkeypatch.setattr("darwinc.batch_walk.reshaped", elsewhere)
+    monkeypatch.setattr("darwinc.batching.walk.reshaped", elsewhere)
     assert not free_batch(model, feed_of(model)).free
 
 
 def test_the_walk_takes_time_linear_in_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[int] = []
-    run = TorchGraph.run
+    run = TorchGraph._evaluate
     for count in (40, 80):
         calls: list[int] = []
-        monkeypatch.setattr(TorchGraph, "run", lambda *given, calls=calls: calls.append(1) or run(*given))
+        monkeypatch.setattr(TorchGraph, "_evaluate", lambda *given, calls=calls: calls.append(1) or run(*given))
         body = " ".join(f"v{number} = Relu(v{number - 1})" for number in range(1, count))
         s = "s = Constant<value_ints = [1, 12]>() v0 = Reshape(x, s)"
         model = model_of(f"(float[1,3,4] x) => (float[1,12] v{count - 1}) {{ {s} {body} }}")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from darwinc.calibrators.augmentation import Augmentation, Moves, choose, parse_augment
-from darwinc.calibrators.feed_store import FromSource, InMemory, WholeFeeds, in_background, numbers
-from darwinc.calibrators.feeding import Feeding, TensorBatch
+from darwinc.calibrators.training.augmentation import Augmentation, Moves, choose, parse_augment
+from darwinc.calibrators.training.feed_store import FromSource, InMemory, WholeFeeds, in_background, numbers
+from darwinc.calibrators.training.feeding import Feeding, TensorBatch
 from darwinc.data import Samples, open_data
 from darwinc.data_arrays import ArraySource, FeedSource
 from darwinc.errors import InvalidData, UsageError

@@ -39,7 +39,11 @@ def package_name(folder: Path) -> str:
 def test_every_package_is_listed_and_mapped() -> None:
     settings = project()["tool"]["setuptools"]
     assert sorted(settings["packages"]) == sorted({package_name(path.parent) for path in modules()})
-    assert settings["package-dir"] == {"darwinc": "darwinc"} | {f"darwinc.{room}": room for room in ROOMS}
+    folders = set(ROOMS) | {
+        path.parent.relative_to(ROOT).as_posix() for path in modules() if path.relative_to(ROOT).parts[0] in ROOMS
+    }
+    mapped = {f"darwinc.{folder.replace('/', '.')}": folder for folder in folders}
+    assert settings["package-dir"] == {"darwinc": "darwinc"} | mapped
 
 
 def test_every_package_has_its_init() -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from darwinc.calibrators.endings import differentiable_endings
-from darwinc.calibrators.objectives import Ending, Objective, infer_endings, missed_share, supervise
+from darwinc.calibrators.training.objectives import Ending, Objective, infer_endings, missed_share, supervise
 from darwinc.errors import InvalidData, UsageError
 from darwinc.torch_graph import TorchGraph
 from darwinc.training import Training, parse_outputs

@@ -18,10 +18,10 @@ import onnxruntime
 import pytest
 import torch
 
-from darwinc.calibrators import trainer
-from darwinc.calibrators.checkpoint import Checkpoint
-from darwinc.calibrators.optimizing import make_optimizer, set_rate
-from darwinc.calibrators.stopping import StopRequest
+from darwinc.calibrators.training import trainer
+from darwinc.calibrators.training.checkpoint import Checkpoint
+from darwinc.calibrators.training.optimizing import make_optimizer, set_rate
+from darwinc.calibrators.training.stopping import StopRequest
 from darwinc.compression import Result, Settings, Target, compress
 from darwinc.errors import InputError, Interrupted, OutputError, UsageError
 from darwinc.settings import judge

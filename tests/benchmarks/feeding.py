@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from darwinc.calibrators.feeding import Feeding
+from darwinc.calibrators.training.feeding import Feeding
 from darwinc.data import InputSpec, Samples, open_data
 
 BATCH, ROUNDS = 64, 5

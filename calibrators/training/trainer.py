@@ -14,11 +14,11 @@ from typing import Any, cast
 import torch
 from lightning_fabric import Fabric
 
-from darwinc.calibrators.checkpoint import Checkpoint
-from darwinc.calibrators.feeding import Feeding, TensorBatch
-from darwinc.calibrators.objectives import Objective, Tensors
-from darwinc.calibrators.optimizing import make_optimizer, optimizer_tensors, restore_optimizer, set_rate
-from darwinc.calibrators.stopping import StopRequest
+from darwinc.calibrators.training.checkpoint import Checkpoint
+from darwinc.calibrators.training.feeding import Feeding, TensorBatch
+from darwinc.calibrators.training.objectives import Objective, Tensors
+from darwinc.calibrators.training.optimizing import make_optimizer, optimizer_tensors, restore_optimizer, set_rate
+from darwinc.calibrators.training.stopping import StopRequest
 from darwinc.console import Stage
 from darwinc.errors import InputError, Interrupted
 from darwinc.torch_compile import Forward, compiled

@@ -10,9 +10,9 @@ from collections import ChainMap
 
 import torch
 
-from darwinc.batch_edits import Edits
-from darwinc.batch_layout import BatchHeld, Layout, grown_axis, reshaped
-from darwinc.batch_repairs import Repair, Results, attempts
+from darwinc.batching.edits import Edits
+from darwinc.batching.layout import BatchHeld, Layout, grown_axis, reshaped
+from darwinc.batching.repairs import Repair, Results, attempts
 from darwinc.equivalence import CHOICES
 from darwinc.torch_graph import TorchGraph
 from darwinc.torch_rules import Step

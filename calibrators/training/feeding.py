@@ -20,8 +20,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from darwinc.calibrators.augmentation import Array, Moves, choose, ignored_label, parse_augment
-from darwinc.calibrators.feed_store import (
+from darwinc.calibrators.training.augmentation import Array, Moves, choose, ignored_label, parse_augment
+from darwinc.calibrators.training.feed_store import (
     FromSource,
     Rows,
     first_sample,
@@ -72,10 +72,10 @@ class Feeding:
 
     Args:
         batch: samples at each step, of all ranks together; 1 for each rank where a sample is a whole feed.
-        augment: `auto`, `none`, or a list of `flip` and `shift` (`darwinc.calibrators.augmentation`).
+        augment: `auto`, `none`, or a list of `flip` and `shift` (`darwinc.calibrators.training.augmentation`).
         rank, world: this process gets part number `rank` of `world` equal parts of each batch. All parts together are
             what one process alone would see.
-        most_bytes: what kept samples may take, instead of the default (`darwinc.calibrators.feed_store.hold`).
+        most_bytes: what kept samples may take, instead of the default (`darwinc.calibrators.training.feed_store.hold`).
 
     Attributes:
         ignored: what dense labels hold where nothing is known: 255, or -1 where classes go beyond 255 or below 0.

@@ -22,9 +22,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from darwinc.batch_edits import Edits
-from darwinc.batch_layout import BatchHeld, Layout
-from darwinc.batch_walk import RUN_ERRORS, Walk
+from darwinc.batching.edits import Edits
+from darwinc.batching.layout import BatchHeld, Layout
+from darwinc.batching.walk import RUN_ERRORS, Walk
 from darwinc.channels import Channels
 from darwinc.equivalence import agree, is_bounded, is_chosen, tolerance_of
 from darwinc.torch_graph import TorchGraph

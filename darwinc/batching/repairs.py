@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import onnx_ir as ir
 import torch
 
-from darwinc.batch_layout import BatchHeld, Layout, reshaped
+from darwinc.batching.layout import BatchHeld, Layout, reshaped
 from darwinc.torch_rules import Step
 
 if TYPE_CHECKING:
-    from darwinc.batch_walk import Walk
+    from darwinc.batching.walk import Walk
 
 Results: TypeAlias = tuple[torch.Tensor, ...]
 Computed: TypeAlias = Callable[[], ir.Value]

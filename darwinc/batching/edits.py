@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph as graphs
-from darwinc.batch_layout import BatchHeld, Layout
+from darwinc.batching.layout import BatchHeld, Layout
 from darwinc.torch_rules import Step
 
 SYMBOL = "darwinc_batch"

@@ -12,8 +12,8 @@ from typing import TypeAlias, cast
 import torch
 import torch.nn.functional as F
 
-from darwinc.calibrators.features import Feature
 from darwinc.calibrators.statistics import class_log_probabilities
+from darwinc.calibrators.training.features import Feature
 from darwinc.errors import InvalidData, UsageError
 from darwinc.torch_graph import TorchGraph
 from darwinc.user_code import current_folder_importable, named

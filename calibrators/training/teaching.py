@@ -16,13 +16,13 @@ import torch
 
 from darwinc.batching import free_batch
 from darwinc.calibrators.calibration import input_specs
-from darwinc.calibrators.devices import make_fabric, precision_of
 from darwinc.calibrators.endings import differentiable_endings
-from darwinc.calibrators.features import Feature, find_features
-from darwinc.calibrators.feeding import Feeding
 from darwinc.calibrators.lockstep import footprint, living_cuts
-from darwinc.calibrators.objectives import Ending, Objective, infer_endings
-from darwinc.calibrators.trainer import Outcome, Trainer
+from darwinc.calibrators.training.devices import make_fabric, precision_of
+from darwinc.calibrators.training.features import Feature, find_features
+from darwinc.calibrators.training.feeding import Feeding
+from darwinc.calibrators.training.objectives import Ending, Objective, infer_endings
+from darwinc.calibrators.training.trainer import Outcome, Trainer
 from darwinc.console import Stage
 from darwinc.data import Samples, fitting_batches, fixed_batch
 from darwinc.errors import DarwincError, InvalidData, UsageError
