@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from darwinc.pipeline import Pass
+from darwinc.training import Training
 
 PASSES: dict[str, str] = {
     "cull": "darwinc.passes.cull:Cull",
@@ -21,6 +22,7 @@ CALIBRATORS: dict[str, str] = {
     "statistics": "second moments and curvature at every reader, in one streaming pass",
     "refit": "rectifier-aware ridge least squares of every layer, on the compressed prefix",
     "recalibrate": "mean and variance at every BatchNormalization, and at every layer without one",
+    "training": "the loop of distill and finetune, what it is told, and what it sees",
     "weights_only": "white inputs at every layer, for graphs that torch can't run",
 }
 
@@ -42,10 +44,14 @@ def load(name: str) -> type[Pass]:
 
 
 def options(step: type[Pass]) -> list[Option]:
-    """The options of a pass, with their defaults."""
-    return [
-        Option(item.name, str(item.type), None if item.default is MISSING else item.default) for item in fields(step)
-    ]
+    """The options of a pass, with their defaults; those of `Training` are listed one by one."""
+    found = []
+    for item in fields(step):
+        inner = fields(Training) if isinstance(item.default, Training) else (item,)
+        found += [
+            Option(part.name, str(part.type), None if part.default is MISSING else part.default) for part in inner
+        ]
+    return found
 
 
 def summary(step: type[Pass]) -> str:
