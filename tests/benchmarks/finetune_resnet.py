@@ -26,6 +26,9 @@ from tests.benchmarks.cifar_resnet import prepared, read
 Array = np.ndarray[Any, Any]
 
 
+RECOVERIES = (("none",), ("inherit",), ("inherit", "finetune"))
+
+
 def accuracy(model: Path, images: Array, labels: Array) -> float:
     """Per cent, in ONNX Runtime."""
     session = open_session(model)
@@ -47,7 +50,7 @@ def main() -> None:
         data, output = Path(folder) / "train.npz", Path(folder) / "out.onnx"
         np.savez(data, input=images[:44000], y=labels[:44000])
         for ratio in ratios:
-            for recover in (("none",), ("inherit", "recalibrate"), ("inherit", "finetune")):
+            for recover in RECOVERIES:
                 start = time.perf_counter()
                 training = Training(epochs=epochs, batch=128, precision="bf16", validation=1 / 44)
                 settings = Settings(data=str(data), recover=recover, bench_seconds=0, training=training)
