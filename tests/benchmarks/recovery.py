@@ -256,7 +256,7 @@ def main() -> None:
     amounts = [float(word) for word in words if word[0].isdigit()]
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     # What other work the machine has must not count against a budget of processor time.
-    trainer.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
+    vars(trainer)["time"] = SimpleNamespace(monotonic=time.process_time)
 
     def tell(entry: dict[str, Any]) -> None:
         print(json.dumps(entry), flush=True)
