@@ -37,9 +37,9 @@ from darwinc.settings import (
     trains,
     works_without_torch,
 )
-from darwinc.training import leads
+from darwinc.training import Training, leads
 
-__all__ = ["Result", "Settings", "Target", "compress"]
+__all__ = ["Result", "Settings", "Target", "Training", "compress"]
 
 MOST_SAMPLES = 2048
 MOST_JUDGED = 512

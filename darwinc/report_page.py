@@ -177,13 +177,10 @@ def _recovery_line(step: Recovery, samples: str) -> str:
     if step.training is None:
         error = f"the error against the original on {samples} samples"
         return f"{step.name}: {verdict}, {error} {'fell' if step.accepted else 'would go'} from {before} to {after}"
-    how = f"after {step.training.steps} steps ({step.training.seconds:.0f} s)"
-    reason = {"patience": ", stopped early", "divergence": ", stopped because it diverged"}.get(step.training.ended, "")
-    if not step.accepted:
-        return f"{step.name}: {verdict}, the {step.measure} on validation samples stayed {before} {how}{reason}"
-    return (
-        f"{step.name}: {verdict}, the {step.measure} on validation samples fell from {before} to {after} {how}{reason}"
-    )
+    ends = {"patience": ", stopped early", "divergence": ", stopped because it diverged"}
+    how = f"after {step.training.steps} steps ({step.training.seconds:.0f} s){ends.get(step.training.ended, '')}"
+    moved = f"fell from {before} to {after}" if step.accepted else f"stayed {before}"
+    return "; ".join([f"{step.name}: {verdict}, the {step.measure} on validation samples {moved} {how}", *step.notes])
 
 
 def _agreement_text(agreement: Agreement) -> str:
