@@ -1,6 +1,6 @@
 """ResNet-56 on CIFAR-10 with 2.1 and 2.5 times fewer MACs, before and after fine-tuning: the table in docs/figures.md.
 
-    DATA=... python tests/benchmarks/finetune_resnet.py BASE.onnx [EPOCHS] [2.1 2.5]
+    DATA=... python tests/benchmarks/finetune_resnet.py BASE.onnx [EPOCHS] [2.1 2.5]     # no fine-tuning with 0 epochs
 
 BASE.onnx is what `base_resnet.py` wrote. Calibration and fine-tuning see train[:44000] alone, of which 1,000 images
 select; accuracy is read on train[45000:50000] and the 1,000 test images.
@@ -18,15 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from darwinc import Settings, Target, compress
+from darwinc import Training, graph
+from darwinc.cost import measure as measure_cost
+from darwinc.passes.cull import Cull
+from darwinc.passes.excise import Excise
+from darwinc.passes.finetune import Finetune
+from darwinc.passes.inherit import Inherit
+from darwinc.pipeline import run_passes
 from darwinc.runtime import open_session, run
-from darwinc.training import Training
 from tests.benchmarks.cifar_resnet import prepared, read
+from tests.benchmarks.recovery import prepared_job
 
 Array = np.ndarray[Any, Any]
-
-
-RECOVERIES = (("none",), ("inherit",), ("inherit", "finetune"))
 
 
 def accuracy(model: Path, images: Array, labels: Array) -> float:
@@ -46,25 +49,30 @@ def main() -> None:
     images, labels = prepared(pixels), known.astype(np.int64)
     held_out = images[45000:], labels[45000:]
     print(json.dumps({"base": accuracy(base, *held_out), "samples": len(held_out[1])}), flush=True)
+    training = Training(epochs=epochs, batch=128, precision="bf16", validation=1 / 44)
     with tempfile.TemporaryDirectory() as folder:
         data, output = Path(folder) / "train.npz", Path(folder) / "out.onnx"
         np.savez(data, input=images[:44000], y=labels[:44000])
         for ratio in ratios:
-            for recover in RECOVERIES:
+            model = graph.load_model(base)
+            job = prepared_job(model, data)
+            before = measure_cost(job.original, job.channels)
+            for passes in ([Cull("macs", 1 - 1 / ratio), Excise()], [Inherit()], [Finetune(training)]):
+                if epochs == 0 and isinstance(passes[0], Finetune):
+                    continue
                 start = time.perf_counter()
-                training = Training(epochs=epochs, batch=128, precision="bf16", validation=1 / 44)
-                settings = Settings(data=str(data), recover=recover, bench_seconds=0, training=training)
-                result = compress(base, target=Target("macs", 1 - 1 / ratio), output=output, settings=settings)
+                run_passes(passes, job)
+                graph.save_model(job.model, output)
+                after = measure_cost(job.model)
                 entry: dict[str, Any] = {
-                    "fewer_macs": round(result.report.efficiency.macs or 0, 3) if result.report.efficiency else None,
-                    "fewer_parameters": result.report.efficiency.parameters if result.report.efficiency else None,
-                    "recover": ",".join(recover),
-                    "accuracy": accuracy(output, *held_out),
+                    "fewer_macs": round((before.macs or 0) / (after.macs or 1), 3),
+                    "fewer_parameters": round(before.parameters / after.parameters, 3),
+                    "after": passes[-1].name,
+                    "accuracy": round(accuracy(output, *held_out), 2),
                     "seconds": round(time.perf_counter() - start),
                 }
-                training_entry = result.report.recovery[-1].training if result.report.recovery else None
-                if training_entry is not None:
-                    entry["history"] = training_entry.history
+                if job.recovery and "training" in job.recovery[-1]:
+                    entry["history"] = job.recovery[-1]["training"]["history"]
                 print(json.dumps(entry), flush=True)
 
 
