@@ -187,6 +187,40 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path: Path) -> Non
     assert all(np.array_equal(wanted[name], got[name]) for name in wanted)
 
 
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    save(build(PLAIN), tmp_path / "model.onnx")
+    save_data(tmp_path / "data.npz", {"x": images(160, 3, 8, 8)})
+    command = [
+        "-m", "darwinc", "compress", "model.onnx", "--target-sparsity", "0.5", "--fitness", "l2", "--align", "1",
+        "--data", "data.npz", "--recover", "distill", "--steps", "40", "--batch", "32", "--bench-seconds", "0",
+        "--device", "cpu", "--quiet", "--run-dir", "run", "--resume",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
+    for program, name in ((together, "two.onnx"), ([sys.executable, *command[:-3]], "one.onnx")):
+        done = subprocess.run([*program, "-o", name], cwd=tmp_path, env=environment, check=False, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "run" / "distill.safetensors").exists()
+    trained(tmp_path, text=PLAIN, recover="none")
+    cut, one, two = (stored(onnx.load(tmp_path / name)) for name in ("out.onnx", "one.onnx", "two.onnx"))
+    for name, array in one.items():
+        # Each part of a batch is measured against its own spread, so that the two are not quite the same.
+        moved, apart = np.abs(array - cut[name]).max(), np.abs(two[name] - array).max()
+        assert moved > 0.005
+        assert apart < 0.1 * moved
+
+
+def test_a_run_that_is_over_goes_nowhere(tmp_path: Path) -> None:
+    training = replace(SHORT, steps=400, patience=1, learning_rate=0.5, run_dir=str(tmp_path / "run"))
+    first = recovery(trained(tmp_path, training), "distill").training
+    wanted = stored(onnx.load(tmp_path / "out.onnx"))
+    assert first.ended == "patience"
+    again = recovery(trained(tmp_path, replace(training, resume=True)), "distill").training
+    assert (again.steps, again.ended, again.history) == (first.steps, "patience", first.history)
+    got = stored(onnx.load(tmp_path / "out.onnx"))
+    assert all(np.array_equal(wanted[name], got[name]) for name in wanted)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     training = replace(SHORT, steps=3, run_dir=str(tmp_path / "run"))
     trained(tmp_path, training)

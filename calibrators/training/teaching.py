@@ -22,7 +22,8 @@ from darwinc.calibrators.training.devices import make_fabric, precision_of
 from darwinc.calibrators.training.features import Feature, find_features
 from darwinc.calibrators.training.feeding import Feeding
 from darwinc.calibrators.training.objectives import Ending, Objective, infer_endings
-from darwinc.calibrators.training.trainer import Outcome, Trainer
+from darwinc.calibrators.training.progress import Outcome
+from darwinc.calibrators.training.trainer import Trainer
 from darwinc.console import Stage
 from darwinc.data import Samples, fitting_batches, fixed_batch
 from darwinc.errors import DarwincError, InvalidData, UsageError

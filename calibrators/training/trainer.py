@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from darwinc.calibrators.training.checkpoint import Checkpoint
 from darwinc.calibrators.training.feeding import Feeding, TensorBatch
 from darwinc.calibrators.training.objectives import Objective, Tensors
 from darwinc.calibrators.training.optimizing import make_optimizer, optimizer_tensors, restore_optimizer, set_rate
+from darwinc.calibrators.training.progress import Outcome, Progress
 from darwinc.calibrators.training.stopping import StopRequest
 from darwinc.console import Stage
 from darwinc.errors import InputError, Interrupted
@@ -29,6 +30,8 @@ EVALUATIONS = 20
 """How often the validation samples are asked while the budget lasts, at most."""
 EVALUATION_SHARE = 0.15
 """What may be spent on that, in time, or in samples where the budget is counted in steps."""
+STEPS_TO_STOP = 16
+"""How often several processes agree on whether to stop."""
 CHECKPOINT_SECONDS = 30.0
 SHOW_SECONDS = 0.5
 LEAST_BATCH = 8
@@ -40,48 +43,6 @@ ANSWER_BYTES = 256 * 2**20
 """What the teacher's answers to the validation samples may take."""
 DIVERGED = 20.0
 """A loss that stays this many times above the first ones has diverged."""
-
-
-@dataclass
-class Outcome:
-    """What became of a training.
-
-    Attributes:
-        steps, epochs, seconds: what was used up.
-        ended: budget, patience or divergence.
-        before, best: the score of the network as it came and of the state that is handed back (see
-            `Objective.score`).
-        history: [step, training loss, score] at every evaluation.
-    """
-
-    steps: int
-    epochs: float
-    seconds: float
-    ended: str
-    before: tuple[float, float]
-    best: tuple[float, float]
-    history: list[list[float]] = field(default_factory=list)
-
-    @property
-    def improved(self) -> bool:
-        """Is the state that is handed back better than the one that came?"""
-        return self.best < self.before
-
-
-@dataclass
-class _Progress:
-    """How far training is."""
-
-    step: int = 0
-    seconds: float = 0.0
-    before: tuple[float, float] = (math.inf, math.inf)
-    best: tuple[float, float] = (math.inf, math.inf)
-    evaluated: int = 0
-    asking: float = 0.0
-    stale: int = 0
-    first_loss: float = math.nan
-    loss: float = math.nan
-    history: list[list[float]] = field(default_factory=list)
 
 
 class Trainer:
@@ -119,7 +80,7 @@ class Trainer:
         self.path, self.identity = checkpoint, dict(identity or {})
         self.weights = student.weights()
         self.accumulate = max(1, training.batch // lessons.batch)
-        self.progress = _Progress()
+        self.progress = Progress()
         self.optimizer = make_optimizer(self.weights, training)
         self.module, self.wrapped = fabric.setup(student, self.optimizer, move_to_device=False)
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
@@ -145,16 +106,18 @@ class Trainer:
             self._restore(self.path)
         else:
             self.progress.before = self.progress.best = self._evaluate()
-        self._compile()
-        ended = self._loop()
+        if not self.progress.ended:
+            self._compile()
+            self.progress.ended = self._loop()
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self.best[name])
         self.student.eval()
         done = self.progress
+        done.seconds, self._start = self._elapsed(), time.monotonic()
         epochs = done.step * self.accumulate / max(1, self.lessons.steps_per_epoch)
         self._save()
-        return Outcome(done.step, epochs, self._elapsed(), ended, done.before, done.best, done.history)
+        return Outcome(done.step, epochs, done.seconds, done.ended, done.before, done.best, done.history)
 
     def _compile(self) -> None:
         """Compile both networks, where that is asked for or pays."""
@@ -182,15 +145,14 @@ class Trainer:
         return min(limits) if limits else None
 
     def _share(self) -> float:
-        """How much of the budget is used up, 0 to 1; every rank agrees."""
+        """How much of the budget is used up, 0 to 1; by the first process's clock."""
         shares = [0.0]
         if self._total_steps is not None:
             shares.append(self.progress.step / self._total_steps)
         minutes = self.training.allowed_minutes
         if minutes is not None:
-            shares.append(self._elapsed() / (60 * minutes))
-        share = max(shares)
-        return float(self.fabric.broadcast(share)) if self.fabric.world_size > 1 else share
+            shares.append(self._agreed(self._elapsed() / (60 * minutes)))
+        return max(shares)
 
     def _elapsed(self) -> float:
         return self.progress.seconds + time.monotonic() - self._start
@@ -199,16 +161,18 @@ class Trainer:
         progress = self.progress
         feeds = self.lessons.batches(progress.step * self.accumulate)
         with StopRequest() as request, closing(feeds):
-            while (share := self._share()) < 1:
+            share = self._share()
+            while share < 1:
                 set_rate(self.optimizer, share)
                 self._step(list(islice(feeds, self.accumulate)))
                 progress.step += 1
                 self._blend()
-                if self._shows() and self._has_diverged():
+                if self._has_diverged():
                     return "divergence"
-                if self._is_due() and self._select() == "patience":
+                share = self._share()
+                if self._is_due(share) and self._select() == "patience":
                     return "patience"
-                if request.asked:
+                if self._is_stopped(request):
                     self._stop()
                 if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                     self._save()
@@ -216,19 +180,25 @@ class Trainer:
             self._select()
         return "budget"
 
-    def _is_due(self) -> bool:
+    def _is_stopped(self, request: StopRequest) -> bool:
+        """Was the first process asked to stop? The others are told now and then, so that all stop at the same step."""
+        if self.fabric.world_size > 1:
+            return self.progress.step % STEPS_TO_STOP == 0 and bool(self._agreed(request.asked))
+        return request.asked
+
+    def _is_due(self, share: float) -> bool:
         """Is it time to ask the validation samples again?"""
-        share, progress = self._share(), self.progress
+        progress = self.progress
         if self.training.allowed_minutes is not None:
             affordable = progress.asking <= EVALUATION_SHARE * self._elapsed()
-            return self._agreed(share * EVALUATIONS >= progress.evaluated + 1 and affordable)
+            return share * EVALUATIONS >= progress.evaluated + 1 and bool(self._agreed(affordable))
         seen = (self._total_steps or 0) * self.accumulate * self.lessons.batch
         most = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * seen / max(1, len(self.judges.samples)))))
         return share * most >= progress.evaluated + 1
 
-    def _agreed(self, value: bool) -> bool:
+    def _agreed(self, value: float) -> float:
         """What the first process says, as clocks differ."""
-        return bool(self.fabric.broadcast(value)) if self.fabric.world_size > 1 else value
+        return float(self.fabric.broadcast(value)) if self.fabric.world_size > 1 else value
 
     def _step(self, portions: Sequence[TensorBatch]) -> None:
         """One step of the optimiser, over several feeds where one is smaller than the batch."""
@@ -254,7 +224,7 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), share)
 
     def _shows(self) -> bool:
-        """Say how it goes, about twice a second; True where the loss was read."""
+        """Say how it goes, about twice a second; True where the loss was read for that."""
         now = time.monotonic()
         if now - self._shown < SHOW_SECONDS and self.progress.step > 1:
             return False
@@ -270,8 +240,12 @@ class Trainer:
         return True
 
     def _has_diverged(self) -> bool:
-        loss = self.progress.loss
-        return not math.isfinite(loss) or loss > DIVERGED * max(self.progress.first_loss, 1e-3)
+        """Is the loss that was read last no number, or far above the first one? The first process says."""
+        shown, loss = self._shows(), self.progress.loss
+        diverged = not math.isfinite(loss) or loss > DIVERGED * max(self.progress.first_loss, 1e-3)
+        if self.fabric.world_size > 1:
+            return self.progress.step % STEPS_TO_STOP == 0 and bool(self._agreed(diverged))
+        return shown and diverged
 
     def _select(self) -> str:
         """Score the averaged network; keep it where it is the best so far. Says "patience" where that is used up."""
@@ -372,7 +346,7 @@ class Trainer:
                 self.best[name].copy_(found.best[name])
         restore_optimizer(self.optimizer, self.weights, found.optimizer)
         notes = found.notes | {key: tuple(found.notes[key]) for key in ("before", "best")}
-        self.progress = _Progress(**notes)
+        self.progress = Progress(**notes)
         self._start = time.monotonic()
 
     def _stop(self) -> None:
