@@ -23,7 +23,7 @@ from darwinc.calibrators.training.checkpoint import Checkpoint
 from darwinc.calibrators.training.optimizing import make_optimizer, set_rate
 from darwinc.calibrators.training.stopping import StopRequest
 from darwinc.compression import Result, Settings, Target, compress
-from darwinc.errors import InputError, Interrupted, OutputError, UsageError
+from darwinc.errors import InputError, Interrupted, InvalidData, OutputError, UsageError
 from darwinc.settings import judge
 from darwinc.training import Training
 from tests.shell import Shell
@@ -303,3 +303,15 @@ def test_the_command_line_trains_and_reports(tmp_path: Path, capsys: pytest.Capt
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["recovery"][0]["training"]["steps"] == 60
     assert "60 steps of" in (tmp_path / "r.md").read_text()
+
+
+def test_unknown_labels_are_those_of_all_samples(tmp_path: Path) -> None:
+    labels = np.arange(160) % 10
+    labels[np.random.default_rng(0).permutation(160)[0]] = -1
+    result = trained(tmp_path, replace(SHORT, steps=2), recover="finetune", y=labels)
+    assert recovery(result, "finetune").training.ended == "budget"
+
+
+def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="A label of 10 was found"):
+        trained(tmp_path, replace(SHORT, steps=2), recover="finetune", y=np.arange(160) % 11)

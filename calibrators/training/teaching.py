@@ -18,9 +18,11 @@ from darwinc.batching import free_batch
 from darwinc.calibrators.calibration import input_specs
 from darwinc.calibrators.endings import differentiable_endings
 from darwinc.calibrators.lockstep import footprint, living_cuts
+from darwinc.calibrators.training.augmentation import ignored_label
 from darwinc.calibrators.training.devices import make_fabric, precision_of
 from darwinc.calibrators.training.features import Feature, find_features
 from darwinc.calibrators.training.feeding import Feeding
+from darwinc.calibrators.training.labels import check_labels
 from darwinc.calibrators.training.objectives import Ending, Objective, infer_endings
 from darwinc.calibrators.training.trainer import Outcome, Trainer
 from darwinc.console import Stage
@@ -97,12 +99,16 @@ def teach(
         device=device,
         batch=size,
         seed=job.seed,
+        ignored=ignored_label(samples.labels),
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
     learned, judged = feed(lessons, augment=training.augment), feed(judges, augment="none")
     lesson = _lesson(job, pair, learned, told)
     objective = make_objective(lesson)
+    if objective.supervision is not None and lessons.labels is not None and judges.labels is not None:
+        scores = lesson.answers[objective.supervision.ending.name]
+        check_labels(objective.supervision, scores, {"training": lessons.labels, "validation": judges.labels})
     teacher, student = (_fused(model, objective, device) for model in pair.models)
     _freeze_unreached(student, objective, learned[0].feed)
     trainer = Trainer(
