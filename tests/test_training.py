@@ -315,3 +315,24 @@ def test_unknown_labels_are_those_of_all_samples(tmp_path: Path) -> None:
 def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="A label of 10 was found"):
         trained(tmp_path, replace(SHORT, steps=2), recover="finetune", y=np.arange(160) % 11)
+
+
+def squared(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    return (outputs["y"] - labels).square().mean()
+
+
+def test_labels_of_a_loss_of_ones_own_need_fit_no_metric(tmp_path: Path) -> None:
+    model = save(build(CLASSIFIER), tmp_path / "model.onnx")
+    data = save_data(tmp_path / "data.npz", {"x": images(64, 3, 8, 8), "y": images(64, 10)})
+    settings = replace(
+        QUICK,
+        data=str(data),
+        recover=("finetune",),
+        training=replace(SHORT, steps=4),
+        loss=f"{__name__}:squared",
+    )
+    result = compress(model, target=Target("sparsity", 0.5), output=tmp_path / "out.onnx", settings=settings)
+    assert recovery(result, "finetune").measure == "loss"
+    assert result.report.quality is not None
+    assert result.report.quality.metric == "agreement"
+    assert any("measured without labels" in warning for warning in result.report.warnings)
