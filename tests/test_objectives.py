@@ -194,6 +194,39 @@ def test_a_loss_of_the_users_own_is_called_with_outputs_and_labels() -> None:
             supervise(spec, [Ending("y", "values")], answers, labels)
 
 
+def raising_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    return outputs["logits"].sum()
+
+
+def plain_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> float:
+    return 1.0
+
+
+def long_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    return outputs["y"] - labels
+
+
+def cut_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    return outputs["y"].detach().sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("raising_loss", r"raised KeyError \('logits'\); it is given the outputs y"),
+        ("plain_loss", "returned a float; return a tensor"),
+        ("long_loss", r"returned shape \[1, 2\]"),
+        ("cut_loss", "no gradient leads to"),
+    ],
+)
+def test_what_is_wrong_with_a_loss_of_the_users_own_is_said(name: str, said: str) -> None:
+    answers = {"y": torch.tensor([[1.0, 2.0]], requires_grad=True)}
+    labels = torch.tensor([[0.0, 0.0]])
+    supervision = supervise(f"{__name__}:{name}", [Ending("y", "values")], answers, labels)
+    with pytest.raises(UsageError, match=said):
+        supervision.loss(answers, labels)
+
+
 def test_labels_and_teacher_share_the_loss() -> None:
     scores, answers = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(10))
     labels = torch.tensor([0, 1, 2, 3, 0, 1])

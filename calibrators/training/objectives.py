@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias, cast
 
 import torch
@@ -231,7 +232,24 @@ def _user_loss(spec: str) -> UserLoss:
         raise UsageError(f"--loss {spec} can't be imported ({error}); give package.module:function.") from error
     if not callable(found):
         raise UsageError(f"--loss {spec} is no function; name one that takes outputs by name and labels.")
-    return cast(UserLoss, found)
+    return partial(_guarded, spec, cast(UserLoss, found))
+
+
+def _guarded(spec: str, function: UserLoss, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """What the function returns. It's the user's code, so anything may come out of it."""
+    try:
+        found = function(outputs, labels)
+    except Exception as error:
+        raise UsageError(
+            f"--loss {spec} raised {type(error).__name__} ({error}); it is given the outputs {', '.join(outputs)} by "
+            f"name and labels of shape {list(labels.shape)}."
+        ) from error
+    if not isinstance(found, torch.Tensor) or found.numel() != 1:
+        what = f"shape {list(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+        raise UsageError(f"--loss {spec} returned {what}; return a tensor with a single number.")
+    if any(value.requires_grad for value in outputs.values()) and not found.requires_grad:
+        raise UsageError(f"--loss {spec} returned a number that no gradient leads to; compute it from the outputs.")
+    return found.reshape(())
 
 
 def _loss_of(labels: torch.Tensor) -> str:
