@@ -336,3 +336,8 @@ def test_labels_of_a_loss_of_ones_own_need_fit_no_metric(tmp_path: Path) -> None
     assert result.report.quality is not None
     assert result.report.quality.metric == "agreement"
     assert any("measured without labels" in warning for warning in result.report.warnings)
+
+
+def test_a_weight_may_be_an_output(tmp_path: Path) -> None:
+    text = CLASSIFIER.replace("(float[N,10] y)", "(float[N,10] y, float[10] b3)")
+    assert recovery(trained(tmp_path, replace(SHORT, steps=2), text=text), "distill").training.endings == {"y": "values"}
