@@ -340,4 +340,37 @@ def test_labels_of_a_loss_of_ones_own_need_fit_no_metric(tmp_path: Path) -> None
 
 def test_a_weight_may_be_an_output(tmp_path: Path) -> None:
     text = CLASSIFIER.replace("(float[N,10] y)", "(float[N,10] y, float[10] b3)")
-    assert recovery(trained(tmp_path, replace(SHORT, steps=2), text=text), "distill").training.endings == {"y": "values"}
+    assert recovery(trained(tmp_path, replace(SHORT, steps=2), text=text), "distill").training.endings == {
+        "y": "values"
+    }
+
+
+HELD = CLASSIFIER.replace("[N,", "[4,").replace(
+    "f = Flatten(g)",
+    """rows = Constant<value = int64[2] {1, 64}>()
+    back = Constant<value = int64[2] {4, 16}>()
+    together = Reshape(g, rows)
+    most = ReduceMax<axes = [1]>(together)
+    less = Sub(together, most)
+    f = Reshape(less, back)""",
+)
+"""Its four samples are compared with each other, so that it never takes any other number."""
+
+
+@pytest.mark.parametrize(("samples", "validation"), [(8, 4), (11, 4), (50, 8)])
+def test_feeds_are_full_where_the_graph_needs_them_to_be(tmp_path: Path, samples: int, validation: int) -> None:
+    found = recovery(trained(tmp_path, replace(SHORT, steps=2), text=HELD, x=images(samples, 3, 8, 8)), "distill")
+    assert "gradients accumulated" in found.notes[0]
+    assert found.training.validation == validation
+
+
+def test_too_few_samples_to_part_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="takes 8 samples at least, 4 of them to select by, but 7 were given"):
+        trained(tmp_path, text=HELD, x=images(7, 3, 8, 8))
+    with pytest.raises(InvalidData, match="takes 2 samples at least, 1 of them to select by, but 1 were given"):
+        trained(tmp_path, x=images(1, 3, 8, 8))
+
+
+def test_few_samples_are_seen_once_a_step(tmp_path: Path) -> None:
+    found = recovery(trained(tmp_path, replace(SHORT, steps=6), x=images(6, 3, 8, 8)), "distill").training
+    assert (found.samples, found.batch, found.epochs) == (5, 5, 6.0)

@@ -88,11 +88,14 @@ def teach(
     identity = _identity(job, name, training)
     if fabric.broadcast(identity) != identity:
         raise DarwincError("The processes chose different channels to remove; give all of them the same data and seed.")
-    lessons, judges = split(samples, training.validation, job.seed)
-    stage.say("reading samples")
     inputs = input_specs(job.original)
+    least = None if samples.source.whole else fixed_batch(inputs)
+    lessons, judges = split(samples, training.validation, job.seed, least=least or 1)
+    stage.say("reading samples")
     pair = _twins(job, next(fitting_batches(lessons, inputs, 1)).feed, lessons, inputs)
     size = _feed_size(pair, lessons, training, fabric.world_size)
+    # A feed of fewer samples would not fit the graph.
+    full = judges if pair.batch is None else judges.take(slice(0, len(judges) // size * size))
     feed = partial(
         Feeding,
         inputs=inputs,
@@ -103,7 +106,7 @@ def teach(
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
-    learned, judged = feed(lessons, augment=training.augment), feed(judges, augment="none")
+    learned, judged = feed(lessons, augment=training.augment), feed(full, augment="none")
     lesson = _lesson(job, pair, learned, told)
     objective = make_objective(lesson)
     if objective.supervision is not None and lessons.labels is not None and judges.labels is not None:
@@ -152,7 +155,7 @@ def teach(
                 "optimizer": training.optimizer,
                 "augmentation": None if learned.augmentation is None else ", ".join(learned.augmentation.kinds),
                 "samples": len(lessons),
-                "validation": len(judges),
+                "validation": len(full),
                 "batch": size * trainer.accumulate,
                 "device": str(device),
                 "devices": fabric.world_size,
@@ -166,15 +169,20 @@ def teach(
     return outcome
 
 
-def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+def split(samples: Samples, share: float, seed: int, *, least: int = 1) -> tuple[Samples, Samples]:
     """Samples to train on, and samples that select: `share` of them, `MOST_VALIDATION` at most.
 
+    Either are `least` or more, which is what the model's file takes at once.
+
     Raises:
-        InvalidData: fewer than two samples.
+        InvalidData: too few samples.
     """
-    if len(samples) < 2:
-        raise InvalidData("One sample was given, but training takes two at least, one to select by; give more.")
-    count = min(max(1, round(share * len(samples))), MOST_VALIDATION, len(samples) - 1)
+    if len(samples) < 2 * least:
+        raise InvalidData(
+            f"Training takes {2 * least} samples at least, {least} of them to select by, but {len(samples)} were "
+            "given; give more."
+        )
+    count = min(max(least, min(round(share * len(samples)), MOST_VALIDATION)), len(samples) - least)
     order = np.random.default_rng(seed).permutation(len(samples))
     return samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count]))
 
