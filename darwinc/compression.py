@@ -19,7 +19,7 @@ from darwinc.console import Stage, Terminal
 from darwinc.cost import measure
 from darwinc.data import Samples, fitting_batches, fixed_batch, open_data
 from darwinc.equivalence import Agreement, agree, answers, is_bounded, is_chosen, prove_rewrite, tolerance_of
-from darwinc.errors import Unreachable, UsageError, VerificationFailed
+from darwinc.errors import InvalidData, Unreachable, UsageError, VerificationFailed
 from darwinc.outcome import describe, peak_memory, settle_target, stamp
 from darwinc.passes.cull import Cull
 from darwinc.passes.excise import Excise, excise
@@ -171,7 +171,7 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
     if samples is not None:
         with _timed(run, "quality"):
             chosen = samples if split == "test" else samples.take(slice(0, MOST_JUDGED))
-            found["quality"], found["parity"] = compare_quality(reference, destination, chosen, split=split)
+            found["quality"], found["parity"] = _compared(run, reference, destination, chosen, split)
     if settings.bench_seconds > 0:
         with _timed(run, "latency") as stage:
             feeds = None if samples is None else [next(fitting_batches(samples, specs(job.original), 1)).feed]
@@ -195,6 +195,19 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
                 "The compressed model is slower than the input here: try a coarser --align, or another target."
             )
     return found
+
+
+def _compared(
+    run: _Run, reference: Path | bytes, destination: Path, samples: Samples, split: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`compare_quality`. Labels of a loss of the user's own may fit no metric: no training is thrown away for that."""
+    try:
+        return compare_quality(reference, destination, samples, split=split)
+    except InvalidData as error:
+        if samples.labels is None or not trains(run.settings):
+            raise
+        run.warnings.append(f"{error} Quality was measured without labels.")
+    return compare_quality(reference, destination, replace(samples, labels=None), split=split)
 
 
 def _judges(run: _Run, job: Job) -> tuple[Samples | None, str]:

@@ -277,9 +277,9 @@ class TorchGraph(torch.nn.Module):
             return self._evaluate(step, environment, torch.device("meta"))
 
     def detached(self, feed: Mapping[str, FeedValue]) -> dict[str, torch.Tensor]:
-        """`forward` without recording gradients."""
+        """`forward` without recording gradients; a weight that is an output is given as a plain tensor."""
         with torch.no_grad():
-            return self.forward(feed)
+            return {name: value.detach() for name, value in self.forward(feed).items()}
 
     def enter(self, feed: Mapping[str, FeedValue]) -> dict[str, torch.Tensor]:
         """A feed as the environment that the first step starts from.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import onnx_ir as ir
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from darwinc.calibrators.endings import differentiable_endings
+from darwinc.calibrators.training.labels import check_labels
 from darwinc.calibrators.training.objectives import Ending, Objective, infer_endings, missed_share, supervise
 from darwinc.errors import InvalidData, UsageError
 from darwinc.torch_graph import TorchGraph
@@ -192,6 +194,39 @@ def test_a_loss_of_the_users_own_is_called_with_outputs_and_labels() -> None:
             supervise(spec, [Ending("y", "values")], answers, labels)
 
 
+def raising_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    return outputs["logits"].sum()
+
+
+def plain_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> float:
+    return 1.0
+
+
+def long_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    return outputs["y"] - labels
+
+
+def cut_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    return outputs["y"].detach().sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("raising_loss", r"raised KeyError \('logits'\); it is given the outputs y"),
+        ("plain_loss", "returned a float; return a tensor"),
+        ("long_loss", r"returned shape \[1, 2\]"),
+        ("cut_loss", "no gradient leads to"),
+    ],
+)
+def test_what_is_wrong_with_a_loss_of_the_users_own_is_said(name: str, said: str) -> None:
+    answers = {"y": torch.tensor([[1.0, 2.0]], requires_grad=True)}
+    labels = torch.tensor([[0.0, 0.0]])
+    supervision = supervise(f"{__name__}:{name}", [Ending("y", "values")], answers, labels)
+    with pytest.raises(UsageError, match=said):
+        supervision.loss(answers, labels)
+
+
 def test_labels_and_teacher_share_the_loss() -> None:
     scores, answers = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(10))
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -229,3 +264,52 @@ def test_an_output_that_is_ignored_is_not_matched() -> None:
 def test_what_no_model_could_make_right_is_refused(training: Training, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         training.judge()
+
+
+def test_a_batch_of_ignored_labels_costs_nothing() -> None:
+    scores = torch.randn(4, 3, generator=torch.Generator().manual_seed(12))
+    labels = torch.full((4,), 255)
+    supervision = supervise("auto", [Ending("y", "classes")], {"y": scores}, labels)
+    assert float(supervision.loss({"y": scores}, labels)) == 0.0
+    assert float(supervision.mistakes({"y": scores}, labels)) == 0.0
+
+
+def test_a_byte_is_a_class_where_there_are_that_many() -> None:
+    scores = torch.randn(4, 300, generator=torch.Generator().manual_seed(13))
+    labels = torch.tensor([255, 255, 0, 1])
+    supervision = supervise("auto", [Ending("y", "classes")], {"y": scores}, labels)
+    torch.testing.assert_close(supervision.loss({"y": scores}, labels), F.cross_entropy(scores, labels))
+
+
+def test_labels_pass_by_an_output_without_axes() -> None:
+    answers, labels = {"l": torch.tensor(1.0), "y": torch.zeros(4, 3)}, torch.tensor([0, 1, 2, 0])
+    assert supervise("auto", [Ending("l", "values"), Ending("y", "classes")], answers, labels).ending.name == "y"
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0, 1, 3], "label of 3 was found, but the output 'y' has 3 classes"),
+        ([0, -1, 2], "label of -1 was found"),
+        ([255, 255, 255], "All labels of the samples for validation are 255"),
+        ([[0.0, 1.0, 20.0]], "label of 20 was found, but the binary loss"),
+        ([[0.0, 1.0, math.nan]], "label of nan was found"),
+    ],
+)
+def test_labels_that_no_loss_can_read_are_refused(labels: Any, said: str) -> None:
+    given, scores = torch.tensor(labels), torch.zeros(len(labels), 3)
+    supervision = supervise("auto", [Ending("y", "values")], {"y": scores}, given)
+    with pytest.raises(InvalidData, match=said):
+        check_labels(supervision, scores, {"validation": given.numpy()})
+
+
+def test_what_is_ignored_altogether_teaches_nothing() -> None:
+    scores, labels = torch.randn(4, 3, generator=torch.Generator().manual_seed(14)), torch.tensor([0, 1, 2, 0])
+    endings = [Ending("y", "ignore")]
+    with pytest.raises(UsageError, match="ignore of every output"):
+        Objective(endings)
+    supervision = supervise("auto", endings, {"y": scores}, labels)
+    objective = Objective(endings, supervision=supervision, share=0.5)
+    wanted = F.cross_entropy(scores, labels)
+    torch.testing.assert_close(objective.loss({"y": scores}, {"y": scores}, labels), wanted)
+    torch.testing.assert_close(objective.score({"y": scores}, {"y": scores}, labels)[1], wanted)

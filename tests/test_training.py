@@ -23,7 +23,7 @@ from darwinc.calibrators.training.checkpoint import Checkpoint
 from darwinc.calibrators.training.optimizing import make_optimizer, set_rate
 from darwinc.calibrators.training.stopping import StopRequest
 from darwinc.compression import Result, Settings, Target, compress
-from darwinc.errors import InputError, Interrupted, OutputError, UsageError
+from darwinc.errors import InputError, Interrupted, InvalidData, OutputError, UsageError
 from darwinc.settings import judge
 from darwinc.training import Training
 from tests.shell import Shell
@@ -337,3 +337,74 @@ def test_the_command_line_trains_and_reports(tmp_path: Path, capsys: pytest.Capt
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["recovery"][0]["training"]["steps"] == 60
     assert "60 steps of" in (tmp_path / "r.md").read_text()
+
+
+def test_unknown_labels_are_those_of_all_samples(tmp_path: Path) -> None:
+    labels = np.arange(160) % 10
+    labels[np.random.default_rng(0).permutation(160)[0]] = -1
+    result = trained(tmp_path, replace(SHORT, steps=2), recover="finetune", y=labels)
+    assert recovery(result, "finetune").training.ended == "budget"
+
+
+def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="A label of 10 was found"):
+        trained(tmp_path, replace(SHORT, steps=2), recover="finetune", y=np.arange(160) % 11)
+
+
+def squared(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    return (outputs["y"] - labels).square().mean()
+
+
+def test_labels_of_a_loss_of_ones_own_need_fit_no_metric(tmp_path: Path) -> None:
+    model = save(build(CLASSIFIER), tmp_path / "model.onnx")
+    data = save_data(tmp_path / "data.npz", {"x": images(64, 3, 8, 8), "y": images(64, 10)})
+    settings = replace(
+        QUICK,
+        data=str(data),
+        recover=("finetune",),
+        training=replace(SHORT, steps=4),
+        loss=f"{__name__}:squared",
+    )
+    result = compress(model, target=Target("sparsity", 0.5), output=tmp_path / "out.onnx", settings=settings)
+    assert recovery(result, "finetune").measure == "loss"
+    assert result.report.quality is not None
+    assert result.report.quality.metric == "agreement"
+    assert any("measured without labels" in warning for warning in result.report.warnings)
+
+
+def test_a_weight_may_be_an_output(tmp_path: Path) -> None:
+    text = CLASSIFIER.replace("(float[N,10] y)", "(float[N,10] y, float[10] b3)")
+    assert recovery(trained(tmp_path, replace(SHORT, steps=2), text=text), "distill").training.endings == {
+        "y": "values"
+    }
+
+
+HELD = CLASSIFIER.replace("[N,", "[4,").replace(
+    "f = Flatten(g)",
+    """rows = Constant<value = int64[2] {1, 64}>()
+    back = Constant<value = int64[2] {4, 16}>()
+    together = Reshape(g, rows)
+    most = ReduceMax<axes = [1]>(together)
+    less = Sub(together, most)
+    f = Reshape(less, back)""",
+)
+"""Its four samples are compared with each other, so that it never takes any other number."""
+
+
+@pytest.mark.parametrize(("samples", "validation"), [(8, 4), (11, 4), (50, 8)])
+def test_feeds_are_full_where_the_graph_needs_them_to_be(tmp_path: Path, samples: int, validation: int) -> None:
+    found = recovery(trained(tmp_path, replace(SHORT, steps=2), text=HELD, x=images(samples, 3, 8, 8)), "distill")
+    assert "gradients accumulated" in found.notes[0]
+    assert found.training.validation == validation
+
+
+def test_too_few_samples_to_part_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="takes 8 samples at least, 4 of them to select by, but 7 were given"):
+        trained(tmp_path, text=HELD, x=images(7, 3, 8, 8))
+    with pytest.raises(InvalidData, match="takes 2 samples at least, 1 of them to select by, but 1 were given"):
+        trained(tmp_path, x=images(1, 3, 8, 8))
+
+
+def test_few_samples_are_seen_once_a_step(tmp_path: Path) -> None:
+    found = recovery(trained(tmp_path, replace(SHORT, steps=6), x=images(6, 3, 8, 8)), "distill").training
+    assert (found.samples, found.batch, found.epochs) == (5, 5, 6.0)

@@ -133,7 +133,11 @@ def _grid(array: Array, device: torch.device, *, rows: bool) -> torch.Tensor:
 
 
 def choose(
-    asked: tuple[str, ...] | None, inputs: Sequence[InputSpec], shape: Sequence[int] | None, labels: Array | None
+    asked: tuple[str, ...] | None,
+    inputs: Sequence[InputSpec],
+    shape: Sequence[int] | None,
+    labels: Array | None,
+    ignored: int = IGNORED,
 ) -> Augmentation | None:
     """The augmentation that is asked for, or None. By default (`asked` None) that which can do no harm.
 
@@ -143,6 +147,7 @@ def choose(
 
     Args:
         shape: a sample's [C, H, W] or [H, W, C], or None where samples are whole feeds.
+        ignored: what dense labels hold where something moved in.
 
     Raises:
         UsageError: what is asked for can't be done.
@@ -159,7 +164,7 @@ def choose(
     colours = shape[axis - 1]
     kinds = asked or (("flip", "shift") if colours == 3 else ("shift",))
     dense = labels is not None and labels.shape[1:] == size and labels.dtype.kind in "iub"
-    return Augmentation(inputs[0].name, axis, size, kinds, colours == 1, dense, ignored_label(labels))
+    return Augmentation(inputs[0].name, axis, size, kinds, colours == 1, dense, ignored)
 
 
 def _obstacle(inputs: Sequence[InputSpec], shape: Sequence[int] | None, labels: Array | None) -> str:

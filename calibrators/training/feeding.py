@@ -72,6 +72,7 @@ class Feeding:
 
     Args:
         batch: samples at each step, of all ranks together; 1 for each rank where a sample is a whole feed.
+        ignored: see the attribute; by default it follows from the samples' labels.
         augment: `auto`, `none`, or a list of `flip` and `shift` (`darwinc.calibrators.training.augmentation`).
         rank, world: this process gets part number `rank` of `world` equal parts of each batch. All parts together are
             what one process alone would see.
@@ -95,6 +96,7 @@ class Feeding:
         batch: int,
         seed: int,
         augment: str = "auto",
+        ignored: int | None = None,
         rank: int = 0,
         world: int = 1,
         most_bytes: int | None = None,
@@ -108,8 +110,8 @@ class Feeding:
         self._plan = source.plan
         first = first_sample(source)
         shape = None if samples.source.whole else tuple(next(iter(self._finished(first).values())).shape[1:])
-        self.augmentation = choose(asked, inputs, shape, samples.labels)
-        self.ignored = ignored_label(samples.labels)
+        self.ignored = ignored_label(samples.labels) if ignored is None else ignored
+        self.augmentation = choose(asked, inputs, shape, samples.labels, self.ignored)
         self._store = hold(source, first, self.device, most_bytes)
         self._unreadable: set[int] = set()
         self._order = lru_cache(maxsize=2)(partial(_permutation, seed, len(samples)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias, cast
 
 import torch
@@ -29,6 +30,8 @@ LOSSES = ("cross-entropy", "binary", "dense")
 STEADY, SILENT = 1e-4, 1e-8
 """A column's variance counts as at least these shares of its own mean square, and of the mean over columns."""
 TINY = 1e-6
+NO_CLASS = -1
+"""What is ignored where 255 is a class."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +167,16 @@ class Supervision:
             if self.ending.kind == "binary":
                 return F.binary_cross_entropy(got.float().clamp(TINY, 1 - TINY), target)
             return F.binary_cross_entropy_with_logits(got.float(), target)
-        return F.cross_entropy(self._scores(got, labels), labels.long(), ignore_index=self.ignored)
+        total = F.cross_entropy(self._scores(got, labels), labels.long(), ignore_index=self.ignored, reduction="sum")
+        return total / (labels != self.ignored).sum().clamp_min(1)
 
     def mistakes(self, outputs: Tensors, labels: torch.Tensor) -> torch.Tensor:
         """The share of samples or pixels that are wrong [..]; of a custom or binary loss the loss itself."""
         if self.kind not in ("cross-entropy", "dense"):
             return self.loss(outputs, labels)
         wrong = self._scores(outputs[self.ending.name], labels).argmax(1) != labels
-        return wrong[labels != self.ignored].float().mean()
+        known = labels != self.ignored
+        return (wrong & known).float().sum() / known.sum().clamp_min(1)
 
     def _scores(self, got: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         scores = self.ending.logits(got)
@@ -199,6 +204,8 @@ def supervise(
     ranks = {"cross-entropy": "classes", "dense": "dense", "binary": ""}
     for ending in endings:
         value = answers[ending.name]
+        if value.ndim == 0:
+            continue
         per_sample = value.numel() == value.shape[0] * value.shape[1] if value.ndim >= 2 else False
         fits = {
             "cross-entropy": per_sample and labels.ndim == 1,
@@ -206,6 +213,8 @@ def supervise(
             "binary": value[:1].numel() == labels[:1].numel(),
         }[kind]
         if fits:
+            if kind == "cross-entropy" and value.shape[1] > ignored:
+                ignored = NO_CLASS
             return Supervision(kind, Ending(ending.name, ranks[kind] or ending.kind, ending.probabilities), ignored)
     shapes = ", ".join(f"{ending.name} {list(answers[ending.name].shape)}" for ending in endings)
     raise InvalidData(
@@ -223,7 +232,24 @@ def _user_loss(spec: str) -> UserLoss:
         raise UsageError(f"--loss {spec} can't be imported ({error}); give package.module:function.") from error
     if not callable(found):
         raise UsageError(f"--loss {spec} is no function; name one that takes outputs by name and labels.")
-    return cast(UserLoss, found)
+    return partial(_guarded, spec, cast(UserLoss, found))
+
+
+def _guarded(spec: str, function: UserLoss, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """What the function returns. It's the user's code, so anything may come out of it."""
+    try:
+        found = function(outputs, labels)
+    except Exception as error:
+        raise UsageError(
+            f"--loss {spec} raised {type(error).__name__} ({error}); it is given the outputs {', '.join(outputs)} by "
+            f"name and labels of shape {list(labels.shape)}."
+        ) from error
+    if not isinstance(found, torch.Tensor) or found.numel() != 1:
+        what = f"shape {list(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+        raise UsageError(f"--loss {spec} returned {what}; return a tensor with a single number.")
+    if any(value.requires_grad for value in outputs.values()) and not found.requires_grad:
+        raise UsageError(f"--loss {spec} returned a number that no gradient leads to; compute it from the outputs.")
+    return found.reshape(())
 
 
 def _loss_of(labels: torch.Tensor) -> str:
@@ -241,7 +267,10 @@ class Objective:
         features: inner values that are matched too, weighted by `feature_weight`.
         temperature: by which class scores are softened.
         supervision: the labels' part, or None.
-        share: the teacher's; 1 without labels.
+        share: the teacher's; 1 without labels, 0 where every ending is ignored.
+
+    Raises:
+        UsageError: every ending is ignored, and there are no labels.
     """
 
     endings: Sequence[Ending]
@@ -254,6 +283,10 @@ class Objective:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "matched", [ending for ending in self.endings if ending.kind != "ignore"])
+        if not self.matched and self.supervision is None:
+            raise UsageError("--outputs says ignore of every output, so there is nothing to learn; leave one to match.")
+        if not self.matched:
+            object.__setattr__(self, "share", 0.0)
 
     @property
     def names(self) -> list[str]:
@@ -289,9 +322,9 @@ class Objective:
 
     def score(self, got: Tensors, wanted: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
         """How wrong a network is on one batch [2]: mistakes first, then the plain loss, which tells equals apart."""
-        taught = torch.stack([ending.divergence(wanted[ending.name], got[ending.name], 1.0) for ending in self.matched])
         if self.supervision is None or labels is None:
-            return taught.mean().repeat(2)
+            taught = [ending.divergence(wanted[ending.name], got[ending.name], 1.0) for ending in self.matched]
+            return torch.stack(taught).mean().repeat(2)
         return torch.stack([self.supervision.mistakes(got, labels), self.supervision.loss(got, labels)])
 
     @property

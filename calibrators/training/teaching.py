@@ -18,9 +18,11 @@ from darwinc.batching import free_batch
 from darwinc.calibrators.calibration import input_specs
 from darwinc.calibrators.endings import differentiable_endings
 from darwinc.calibrators.lockstep import footprint, living_cuts
+from darwinc.calibrators.training.augmentation import ignored_label
 from darwinc.calibrators.training.devices import make_fabric, precision_of
 from darwinc.calibrators.training.features import Feature, find_features
 from darwinc.calibrators.training.feeding import Feeding
+from darwinc.calibrators.training.labels import check_labels
 from darwinc.calibrators.training.objectives import Ending, Objective, infer_endings
 from darwinc.calibrators.training.progress import Outcome
 from darwinc.calibrators.training.trainer import Trainer
@@ -87,23 +89,30 @@ def teach(
     identity = _identity(job, name, training)
     if fabric.broadcast(identity) != identity:
         raise DarwincError("The processes chose different channels to remove; give all of them the same data and seed.")
-    lessons, judges = split(samples, training.validation, job.seed)
-    stage.say("reading samples")
     inputs = input_specs(job.original)
+    least = None if samples.source.whole else fixed_batch(inputs)
+    lessons, judges = split(samples, training.validation, job.seed, least=least or 1)
+    stage.say("reading samples")
     pair = _twins(job, next(fitting_batches(lessons, inputs, 1)).feed, lessons, inputs)
     size = _feed_size(pair, lessons, training, fabric.world_size)
+    # A feed of fewer samples would not fit the graph.
+    full = judges if pair.batch is None else judges.take(slice(0, len(judges) // size * size))
     feed = partial(
         Feeding,
         inputs=inputs,
         device=device,
         batch=size,
         seed=job.seed,
+        ignored=ignored_label(samples.labels),
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
-    learned, judged = feed(lessons, augment=training.augment), feed(judges, augment="none")
+    learned, judged = feed(lessons, augment=training.augment), feed(full, augment="none")
     lesson = _lesson(job, pair, learned, told)
     objective = make_objective(lesson)
+    if objective.supervision is not None and lessons.labels is not None and judges.labels is not None:
+        scores = lesson.answers[objective.supervision.ending.name]
+        check_labels(objective.supervision, scores, {"training": lessons.labels, "validation": judges.labels})
     teacher, student = (_fused(model, objective, device) for model in pair.models)
     _freeze_unreached(student, objective, learned[0].feed)
     trainer = Trainer(
@@ -147,7 +156,7 @@ def teach(
                 "optimizer": training.optimizer,
                 "augmentation": None if learned.augmentation is None else ", ".join(learned.augmentation.kinds),
                 "samples": len(lessons),
-                "validation": len(judges),
+                "validation": len(full),
                 "batch": size * trainer.accumulate,
                 "device": str(device),
                 "devices": fabric.world_size,
@@ -161,15 +170,20 @@ def teach(
     return outcome
 
 
-def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+def split(samples: Samples, share: float, seed: int, *, least: int = 1) -> tuple[Samples, Samples]:
     """Samples to train on, and samples that select: `share` of them, `MOST_VALIDATION` at most.
 
+    Either are `least` or more, which is what the model's file takes at once.
+
     Raises:
-        InvalidData: fewer than two samples.
+        InvalidData: too few samples.
     """
-    if len(samples) < 2:
-        raise InvalidData("One sample was given, but training takes two at least, one to select by; give more.")
-    count = min(max(1, round(share * len(samples))), MOST_VALIDATION, len(samples) - 1)
+    if len(samples) < 2 * least:
+        raise InvalidData(
+            f"Training takes {2 * least} samples at least, {least} of them to select by, but {len(samples)} were "
+            "given; give more."
+        )
+    count = min(max(least, min(round(share * len(samples)), MOST_VALIDATION)), len(samples) - least)
     order = np.random.default_rng(seed).permutation(len(samples))
     return samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count]))
 

@@ -79,7 +79,7 @@ class Trainer:
         self.training, self.fabric, self.stage = training, fabric, stage
         self.path, self.identity = checkpoint, dict(identity or {})
         self.weights = student.weights()
-        self.accumulate = max(1, training.batch // lessons.batch)
+        self.accumulate = max(1, min(training.batch, len(lessons.samples)) // lessons.batch)
         self.progress = Progress()
         self.optimizer = make_optimizer(self.weights, training)
         self.module, self.wrapped = fabric.setup(student, self.optimizer, move_to_device=False)

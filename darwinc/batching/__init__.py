@@ -228,8 +228,8 @@ class _Trial:
 
 
 def _array(value: torch.Tensor) -> Array:
-    """NumPy has no bfloat16."""
-    return (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
+    """NumPy has no bfloat16, and no gradients, as a weight that is an output asks for them."""
+    return (value.detach().float() if value.dtype == torch.bfloat16 else value.detach()).cpu().numpy()
 
 
 def _joined(feeds: Sequence[Feed], axes: Axes) -> dict[str, Array]:
