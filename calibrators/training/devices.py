@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from typing import Literal
@@ -35,6 +36,8 @@ def make_fabric(device: torch.device, training: Training) -> Fabric:
     Raises:
         UsageError: a precision that the device doesn't have.
     """
+    # It says which precision it uses, and that it starts; both are said by us where they matter.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     plugin = PLUGINS[precision_of(device, training)]
     world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     with warnings.catch_warnings():

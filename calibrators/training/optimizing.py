@@ -77,4 +77,4 @@ def restore_optimizer(
     """Give the optimiser the state that `optimizer_tensors` took."""
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
-        optimizer.state[weights[name]][kind] = value if kind == "step" else value.to(weights[name].device)
+        optimizer.state[weights[name]][kind] = value.cpu() if kind == "step" else value.to(weights[name].device)

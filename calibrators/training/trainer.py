@@ -208,7 +208,8 @@ class Trainer:
             with torch.no_grad(), self.fabric.autocast():
                 wanted = self._ask(portion.feed)
             with self.fabric.no_backward_sync(self.module, enabled=place + 1 < len(portions)), self.fabric.autocast():
-                loss = self.objective.loss(self._learn(portion.feed), wanted, portion.labels) / len(portions)
+                got = _single(self._learn(portion.feed))
+                loss = self.objective.loss(got, wanted, portion.labels) / len(portions)
                 self.fabric.backward(loss)
             total += loss.detach()
         self.wrapped.step()
