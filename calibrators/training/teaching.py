@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -68,12 +68,15 @@ def teach(
     training: Training,
     told: Mapping[str, str],
     make_objective: Callable[[Lesson], Objective],
+    *,
+    options: Mapping[str, Any],
 ) -> Outcome:
     """Train the job's model towards what `make_objective` makes, and keep the outcome where it is better.
 
     Args:
         name: of the pass; its checkpoint is called so.
         told: what outputs are, by name, where it isn't to be inferred.
+        options: everything that the pass was asked for, `training` as a mapping; another run is told by them.
 
     Raises:
         Interrupted: the user or a signal stopped it.
@@ -85,7 +88,7 @@ def teach(
     start = time.perf_counter()
     device = torch.device(job.device)
     fabric = make_fabric(device, training)
-    identity = _identity(job, name, training)
+    identity = _identity(job, name, options)
     if fabric.broadcast(identity) != identity:
         raise DarwincError("The processes chose different channels to remove; give all of them the same data and seed.")
     inputs = input_specs(job.original)
@@ -271,9 +274,10 @@ def _freeze_unreached(student: TorchGraph, objective: Objective, feed: Mapping[s
         weight.requires_grad_(gradient is not None)
 
 
-def _identity(job: Job, name: str, training: Training) -> dict[str, Any]:
+def _identity(job: Job, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What makes one run the same as another; as JSON gives it back."""
-    options = {key: value for key, value in asdict(training).items() if key not in ("run_dir", "resume")}
+    training = {key: value for key, value in options["training"].items() if key not in ("run_dir", "resume")}
+    asked = {**options, "training": training}
     dead = hashlib.sha256(np.packbits(job.dead).tobytes()).hexdigest()
     lessons = len(job.lessons) if job.lessons is not None else 0
-    return {"pass": name, "seed": job.seed, "dead": dead, "samples": lessons, "options": options}
+    return {"pass": name, "seed": job.seed, "dead": dead, "samples": lessons, "options": asked}

@@ -38,8 +38,8 @@ COMPILED_STEPS, COMPILED_MINUTES = 500, 3.0
 LONGEST_AVERAGE = 0.999
 ANSWER_BYTES = 256 * 2**20
 """What the teacher's answers to the validation samples may take."""
-DIVERGED = 20.0
-"""A loss that stays this many times above the first ones has diverged."""
+DIVERGED, HIGH_STEPS = 20.0, 5
+"""A loss that stays this many times above the first one for so many steps has diverged: one odd batch has not."""
 
 
 @dataclass
@@ -79,6 +79,7 @@ class _Progress:
     evaluated: int = 0
     asking: float = 0.0
     stale: int = 0
+    ended: str = ""
     first_loss: float = math.nan
     loss: float = math.nan
     history: list[list[float]] = field(default_factory=list)
@@ -127,7 +128,7 @@ class Trainer:
         self._start = time.monotonic()
         self._saved = self._shown = self._start
         self._total_steps = self._steps_allowed()
-        self._last = torch.tensor(math.nan)
+        self._last, self._high = torch.tensor(math.nan), 0
         self._answers: list[dict[str, torch.Tensor]] = []
         self._learn: Forward = lambda feed: cast(dict[str, torch.Tensor], self.module(feed, also=objective.names))
         self._ask: Forward = lambda feed: teacher(feed, also=objective.names)
@@ -145,8 +146,9 @@ class Trainer:
             self._restore(self.path)
         else:
             self.progress.before = self.progress.best = self._evaluate()
-        self._compile()
-        ended = self._loop()
+        if not self.progress.ended:
+            self._compile()
+            self.progress.ended = self._loop()
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self.best[name])
@@ -154,7 +156,7 @@ class Trainer:
         done = self.progress
         epochs = done.step * self.accumulate / max(1, self.lessons.steps_per_epoch)
         self._save()
-        return Outcome(done.step, epochs, self._elapsed(), ended, done.before, done.best, done.history)
+        return Outcome(done.step, epochs, self._elapsed(), done.ended, done.before, done.best, done.history)
 
     def _compile(self) -> None:
         """Compile both networks, where that is asked for or pays."""
@@ -204,16 +206,20 @@ class Trainer:
                 self._step(list(islice(feeds, self.accumulate)))
                 progress.step += 1
                 self._blend()
-                if self._shows() and self._has_diverged():
+                if self._agreed(self._shows() and self._has_diverged()):
                     return "divergence"
-                if self._is_due() and self._select() == "patience":
-                    return "patience"
-                if request.asked:
+                if self._is_due():
+                    self._select()
+                if self._agreed(request.asked):
                     self._stop()
+                if progress.ended:
+                    return progress.ended
                 if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                     self._save()
-        if not progress.history or progress.history[-1][0] != progress.step:
-            self._select()
+            if not progress.history or progress.history[-1][0] != progress.step:
+                self._select()
+            if self._agreed(request.asked):
+                self._stop()
         return "budget"
 
     def _is_due(self) -> bool:
@@ -254,9 +260,9 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), share)
 
     def _shows(self) -> bool:
-        """Say how it goes, about twice a second; True where the loss was read."""
+        """Say how it goes, about twice a second, and at each step while the loss is high; True where it was read."""
         now = time.monotonic()
-        if now - self._shown < SHOW_SECONDS and self.progress.step > 1:
+        if now - self._shown < SHOW_SECONDS and self.progress.step > 1 and not self._high:
             return False
         self._shown, progress = now, self.progress
         progress.loss = float(self._last)
@@ -271,10 +277,11 @@ class Trainer:
 
     def _has_diverged(self) -> bool:
         loss = self.progress.loss
-        return not math.isfinite(loss) or loss > DIVERGED * max(self.progress.first_loss, 1e-3)
+        self._high = self._high + 1 if loss > DIVERGED * max(self.progress.first_loss, 1e-3) else 0
+        return not math.isfinite(loss) or self._high >= HIGH_STEPS
 
-    def _select(self) -> str:
-        """Score the averaged network; keep it where it is the best so far. Says "patience" where that is used up."""
+    def _select(self) -> None:
+        """Score the averaged network; keep it where it is the best so far. Training ends where patience is used up."""
         progress = self.progress
         start = time.monotonic()
         with self._averaged():
@@ -289,8 +296,9 @@ class Trainer:
         elif progress.best < progress.before:
             # Large steps at first may cost more than they win; that alone is no reason to stop.
             progress.stale += 1
+        if progress.stale >= self.training.patience:
+            progress.ended = "patience"
         self._save()
-        return "patience" if progress.stale >= self.training.patience else ""
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -313,12 +321,10 @@ class Trainer:
         self.student.eval()
         names = self.objective.names[: len(self.objective.endings)]
         total, count = torch.zeros(2, dtype=torch.float64), 0
-        for portion in self.judges.validation():
+        for place, portion in enumerate(self.judges.validation()):
             with self.fabric.autocast():
-                wanted, got = (twin(portion.feed, also=names) for twin in (self.teacher, self.student))
-            total += (
-                self.objective.score(_single(got), _single(wanted), portion.labels).double().cpu() * portion.samples
-            )
+                wanted, got = self._expected(place, portion, names), _single(self.student(portion.feed, also=names))
+            total += self.objective.score(got, wanted, portion.labels).double().cpu() * portion.samples
             count += portion.samples
         found = self._over_all_ranks(total, count).tolist()
         first, second = (value if math.isfinite(value) else math.inf for value in found)
