@@ -38,6 +38,10 @@ MOST_VALIDATION = 1000
 CPU_BYTES = 3 * 2**30
 """What the values of one feed may take on a CPU; on a GPU it is a share of what is free."""
 GPU_SHARE = 0.4
+NOTHING_TO_TRAIN = (
+    "No gradient gets from this model's outputs to its weights, so there is nothing to train; leave out distill and "
+    "finetune."
+)
 TRAINING_COPIES = 3
 """A training step holds about this many times what the forward pass makes: values, their gradients, the teacher's."""
 
@@ -255,7 +259,7 @@ def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str]) ->
         if not living_cuts(job.channels, job.dead, name, pair.teacher.device)
     ]
     if not names:
-        raise InvalidData("No gradient gets from this model's outputs to its weights, so there is nothing to train.")
+        raise InvalidData(NOTHING_TO_TRAIN)
     batch = learned[0]
     with torch.no_grad():
         answers = pair.teacher(batch.feed, also=names)
@@ -265,10 +269,16 @@ def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str]) ->
 
 
 def _freeze_unreached(student: TorchGraph, objective: Objective, feed: Mapping[str, torch.Tensor]) -> None:
-    """Weights that no gradient reaches from where losses are taken ask for none."""
+    """Weights that no gradient reaches from where losses are taken ask for none.
+
+    Raises:
+        InvalidData: no weight is left.
+    """
     values = student(feed, also=objective.names)
     ends = [values[name] for name in objective.learnt if values[name].requires_grad]
     weights = [weight for weight in student.weights().values() if weight.requires_grad]
+    if not ends or not weights:
+        raise InvalidData(NOTHING_TO_TRAIN)
     found = torch.autograd.grad([end.sum() for end in ends], weights, allow_unused=True)
     for weight, gradient in zip(weights, found, strict=True):
         weight.requires_grad_(gradient is not None)
