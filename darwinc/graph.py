@@ -205,6 +205,21 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"{path} can't be written: no permission to write in {folder}.")
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse, before any work, a folder that can't be written into, or that can't be made.
+
+    Raises:
+        OutputError: it or what it would lie in is a file, or no permission.
+    """
+    place = folder
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise OutputError(f"{folder} can't be a folder: {place} is a file; give another name.")
+    if not os.access(place, os.W_OK):
+        raise OutputError(f"{folder} can't be written: no permission to write in {place}; give another name.")
+
+
 def to_bytes(model: ir.Model) -> bytes:
     """The model as one serialized file, external data included (under 2 GB only)."""
     return b"".join(pieces(model)[1])

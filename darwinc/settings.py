@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from darwinc.errors import UsageError
+from darwinc.graph import check_folder
 from darwinc.passes.cull import FITNESS, TARGETS
 from darwinc.passes.distill import Distill
 from darwinc.passes.finetune import Finetune
@@ -78,6 +80,7 @@ def judge(settings: Settings, target: Target) -> None:
 
     Raises:
         UsageError: a value that doesn't exist, or that doesn't go with another one.
+        OutputError: checkpoints can't be written.
     """
     _known("target", target.kind, TARGETS)
     if target.amount <= 0 or (target.kind != "bytes" and target.amount >= 1):
@@ -87,6 +90,8 @@ def judge(settings: Settings, target: Target) -> None:
     recover = settings.recover or ()
     for name in recover:
         _known("recovery", name, ("none", *RECOVERIES))
+        if name in TRAINED and recover.count(name) > 1 and settings.training.run_dir is not None:
+            raise UsageError(f"--recover names {name} twice, which has one checkpoint in --run-dir; name it once.")
     if "none" in recover and len(recover) > 1:
         raise UsageError("--recover none stands alone: it means that the weights stay as they are.")
     if trains(settings) and settings.data is None:
@@ -110,7 +115,9 @@ def _known(what: str, name: str, names: Iterable[str]) -> None:
 
 
 def _keep_checkpoints(settings: Settings) -> None:
-    """An earlier run's checkpoint is gone on from or left alone, never overwritten."""
+    """An earlier run's checkpoint is gone on from or left alone, never overwritten; and there is room for a new one."""
+    if trains(settings) and settings.training.run_dir is not None:
+        check_folder(Path(settings.training.run_dir))
     for name in TRAINED if trains(settings) else ():
         path = settings.training.checkpoint(name)
         if path is not None and path.exists() and not settings.training.resume:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from darwinc.console import Stage
@@ -46,7 +46,8 @@ class Finetune(Repair):
         calibration = calibration_of(job)
         if calibration.twin is None:
             return self._leave_out(job, stage, calibration.missing)
-        return teach(job, stage, self.name, self.training, parse_outputs(self.outputs), self._objective).improved
+        told = parse_outputs(self.outputs)
+        return teach(job, stage, self.name, self.training, told, self._objective, options=asdict(self)).improved
 
     def _objective(self, lesson: Lesson) -> Objective:
         from darwinc.calibrators.training.objectives import Objective, supervise

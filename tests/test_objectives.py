@@ -210,6 +210,14 @@ def cut_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Te
     return outputs["y"].detach().sum()
 
 
+def test_an_answer_that_is_not_finite_or_empty_is_not_matched() -> None:
+    source, bad = twin(CHOICE), torch.tensor([[1.0, math.nan]])
+    with pytest.raises(InvalidData, match=r"'p' holds values that aren't finite.*--outputs p=ignore"):
+        infer_endings(source, ["p"], {"p": bad}, {})
+    assert infer_endings(source, ["p"], {"p": bad}, {"p": "ignore"})[0].kind == "ignore"
+    assert infer_endings(source, ["p"], {"p": torch.zeros(2, 0)}, {})[0].kind == "ignore"
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

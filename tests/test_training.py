@@ -138,7 +138,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
-    training = replace(SHORT, optimizer=optimizer, augment="shift,flip")
+    training = replace(SHORT, optimizer=optimizer, learning_rate=0.003, augment="shift,flip")
     text, x = CLASSIFIER.replace("8,8", "16,16"), images(160, 3, 16, 16)
     trained(whole, training, text=text, x=x)
     training = replace(training, run_dir=str(parts / "run"))
@@ -312,6 +312,7 @@ def test_steps_are_relative_to_a_tensors_size_and_follow_a_cosine() -> None:
         (Settings(recover=("distill",)), "give --data"),
         (Settings(recover=("finetune",), data="x.npz", outputs="y"), "NAME=KIND"),
         (Settings(recover=("distill",), data="x.npz", training=Training(epochs=-1.0)), "--epochs"),
+        (Settings(recover=("distill", "distill"), data="x.npz", training=Training(run_dir="run")), "distill twice"),
     ],
 )
 def test_wrong_usage_is_refused_before_the_model_is_read(settings: Settings, said: str) -> None:
@@ -408,3 +409,78 @@ def test_too_few_samples_to_part_are_refused(tmp_path: Path) -> None:
 def test_few_samples_are_seen_once_a_step(tmp_path: Path) -> None:
     found = recovery(trained(tmp_path, replace(SHORT, steps=6), x=images(6, 3, 8, 8)), "distill").training
     assert (found.samples, found.batch, found.epochs) == (5, 5, 6.0)
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path: Path) -> None:
+    training = replace(SHORT, steps=4000, patience=2, learning_rate=0.5, run_dir=str(tmp_path / "run"))
+    first = recovery(trained(tmp_path, training), "distill").training
+    wanted = stored(onnx.load(tmp_path / "out.onnx"))
+    again = recovery(trained(tmp_path, replace(training, resume=True)), "distill").training
+    assert (first.ended, first.steps) == (again.ended, again.steps)
+    assert first.ended == "patience"
+    assert all(np.array_equal(array, wanted[name]) for name, array in stored(onnx.load(tmp_path / "out.onnx")).items())
+
+
+def test_a_run_with_another_loss_is_another_run(tmp_path: Path) -> None:
+    training, labels = replace(SHORT, steps=2, run_dir=str(tmp_path / "run")), np.arange(160) % 10
+    trained(tmp_path, training, recover="finetune", y=labels)
+    settings = replace(
+        QUICK,
+        data=str(tmp_path / "data.npz"),
+        recover=("finetune",),
+        training=replace(training, resume=True),
+        outputs="y=classes",
+    )
+    with pytest.raises(InputError, match="another model, data or options"):
+        compress(tmp_path / "model.onnx", target=Target("sparsity", 0.5), settings=settings, output=tmp_path / "o.onnx")
+
+
+def test_a_place_for_checkpoints_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        training = replace(SHORT, run_dir=str(folder))
+        with pytest.raises(OutputError, match="file is a file; give another name"):
+            judge(Settings(recover=("distill",), data="x.npz", training=training), Target("sparsity", 0.5))
+    judge(
+        Settings(recover=("distill",), data="x.npz", training=replace(SHORT, run_dir=str(tmp_path / "a" / "b"))),
+        Target("sparsity", 0.5),
+    )
+
+
+def test_ctrl_c_counts_though_patience_is_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    select = trainer.Trainer._select
+
+    def interrupted(self: trainer.Trainer) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        self.progress.best, self.progress.stale = (-1.0, -1.0), 99
+        return select(self)
+
+    monkeypatch.setattr(trainer.Trainer, "_select", interrupted)
+    with pytest.raises(Interrupted, match="Stopped at step"):
+        trained(tmp_path)
+
+
+def test_one_odd_batch_is_no_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = trainer.Trainer._step
+
+    def odd(self: trainer.Trainer, portions: Any) -> None:
+        take(self, portions)
+        if self.progress.step == 5:
+            self._last = torch.tensor(1e9)
+
+    monkeypatch.setattr(trainer, "SHOW_SECONDS", 0.0)
+    monkeypatch.setattr(trainer.Trainer, "_step", odd)
+    assert recovery(trained(tmp_path), "distill").training.ended == "budget"
+
+
+def test_the_teacher_answers_the_validation_samples_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, asked = trainer.Trainer._expected, list[int]()
+
+    def counted(self: trainer.Trainer, place: int, portion: Any, names: Any) -> Any:
+        asked.append(len(self._answers))
+        return expected(self, place, portion, names)
+
+    monkeypatch.setattr(trainer.Trainer, "_expected", counted)
+    trained(tmp_path)
+    assert len(asked) > 2
+    assert set(asked[1:]) == {1}

@@ -104,6 +104,7 @@ def infer_endings(twin: TorchGraph, names: Sequence[str], answers: Tensors, told
         told: kinds by name, which win.
 
     Raises:
+        InvalidData: answers that aren't finite.
         UsageError: a kind was told for a name that is none of `names`, or that its shape can't be.
     """
     unknown = sorted(set(told) - set(names))
@@ -115,7 +116,12 @@ def infer_endings(twin: TorchGraph, names: Sequence[str], answers: Tensors, told
     found = []
     for name in names:
         value = answers[name]
-        kind = told.get(name) or _kind(name, value, producers)
+        kind = told.get(name) or ("ignore" if not value.numel() else _kind(name, value, producers))
+        if kind != "ignore" and not bool(value.isfinite().all()):
+            raise InvalidData(
+                f"The original's own {name!r} holds values that aren't finite, which nothing can be held to; give "
+                f"--outputs {name}=ignore."
+            )
         if kind in ("classes", "dense") and value.ndim < 2:
             raise UsageError(f"--outputs says that {name!r} holds {kind}, but its shape is {list(value.shape)}.")
         flat = value.reshape(value.shape[0], -1) if kind == "classes" else value

@@ -45,5 +45,5 @@ class Progress:
     stale: int = 0
     ended: str = ""
     first_loss: float = math.nan
-    loss: float = math.nan
+    high: int = 0
     history: list[list[float]] = field(default_factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,10 @@ MOST_VALIDATION = 1000
 CPU_BYTES = 3 * 2**30
 """What the values of one feed may take on a CPU; on a GPU it is a share of what is free."""
 GPU_SHARE = 0.4
+NOTHING_TO_TRAIN = (
+    "No gradient gets from this model's outputs to its weights, so there is nothing to train; leave out distill and "
+    "finetune."
+)
 TRAINING_COPIES = 3
 """A training step holds about this many times what the forward pass makes: values, their gradients, the teacher's."""
 
@@ -69,12 +73,15 @@ def teach(
     training: Training,
     told: Mapping[str, str],
     make_objective: Callable[[Lesson], Objective],
+    *,
+    options: Mapping[str, Any],
 ) -> Outcome:
     """Train the job's model towards what `make_objective` makes, and keep the outcome where it is better.
 
     Args:
         name: of the pass; its checkpoint is called so.
         told: what outputs are, by name, where it isn't to be inferred.
+        options: everything that the pass was asked for, `training` as a mapping; another run is told by them.
 
     Raises:
         Interrupted: the user or a signal stopped it.
@@ -86,7 +93,7 @@ def teach(
     start = time.perf_counter()
     device = torch.device(job.device)
     fabric = make_fabric(device, training)
-    identity = _identity(job, name, training)
+    identity = _identity(job, name, options)
     if fabric.broadcast(identity) != identity:
         raise DarwincError("The processes chose different channels to remove; give all of them the same data and seed.")
     inputs = input_specs(job.original)
@@ -253,7 +260,7 @@ def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str]) ->
         if not living_cuts(job.channels, job.dead, name, pair.teacher.device)
     ]
     if not names:
-        raise InvalidData("No gradient gets from this model's outputs to its weights, so there is nothing to train.")
+        raise InvalidData(NOTHING_TO_TRAIN)
     batch = learned[0]
     with torch.no_grad():
         answers = pair.teacher(batch.feed, also=names)
@@ -263,18 +270,25 @@ def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str]) ->
 
 
 def _freeze_unreached(student: TorchGraph, objective: Objective, feed: Mapping[str, torch.Tensor]) -> None:
-    """Weights that no gradient reaches from where losses are taken ask for none."""
+    """Weights that no gradient reaches from where losses are taken ask for none.
+
+    Raises:
+        InvalidData: no weight is left.
+    """
     values = student(feed, also=objective.names)
     ends = [values[name] for name in objective.learnt if values[name].requires_grad]
     weights = [weight for weight in student.weights().values() if weight.requires_grad]
+    if not ends or not weights:
+        raise InvalidData(NOTHING_TO_TRAIN)
     found = torch.autograd.grad([end.sum() for end in ends], weights, allow_unused=True)
     for weight, gradient in zip(weights, found, strict=True):
         weight.requires_grad_(gradient is not None)
 
 
-def _identity(job: Job, name: str, training: Training) -> dict[str, Any]:
+def _identity(job: Job, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What makes one run the same as another; as JSON gives it back."""
-    options = {key: value for key, value in asdict(training).items() if key not in ("run_dir", "resume")}
+    training = {key: value for key, value in options["training"].items() if key not in ("run_dir", "resume")}
+    asked = {**options, "training": training}
     dead = hashlib.sha256(np.packbits(job.dead).tobytes()).hexdigest()
     lessons = len(job.lessons) if job.lessons is not None else 0
-    return {"pass": name, "seed": job.seed, "dead": dead, "samples": lessons, "options": options}
+    return {"pass": name, "seed": job.seed, "dead": dead, "samples": lessons, "options": asked}

@@ -30,8 +30,8 @@ EVALUATIONS = 20
 """How often the validation samples are asked while the budget lasts, at most."""
 EVALUATION_SHARE = 0.15
 """What may be spent on that, in time, or in samples where the budget is counted in steps."""
-STEPS_TO_STOP = 16
-"""How often several processes agree on whether to stop."""
+STEPS_TO_AGREE = 16
+"""How often the loss is checked, and several processes agree on whether to stop."""
 CHECKPOINT_SECONDS = 30.0
 SHOW_SECONDS = 0.5
 LEAST_BATCH = 8
@@ -41,8 +41,8 @@ COMPILED_STEPS, COMPILED_MINUTES = 500, 3.0
 LONGEST_AVERAGE = 0.999
 ANSWER_BYTES = 256 * 2**20
 """What the teacher's answers to the validation samples may take."""
-DIVERGED = 20.0
-"""A loss that stays this many times above the first ones has diverged."""
+DIVERGED, HIGH_CHECKS = 20.0, 2
+"""A loss that is this many times above the first one at so many checks has diverged: one odd batch has not."""
 
 
 class Trainer:
@@ -167,23 +167,28 @@ class Trainer:
                 self._step(list(islice(feeds, self.accumulate)))
                 progress.step += 1
                 self._blend()
+                self._show(share)
                 if self._has_diverged():
                     return "divergence"
                 share = self._share()
-                if self._is_due(share) and self._select() == "patience":
-                    return "patience"
+                if self._is_due(share):
+                    self._select()
                 if self._is_stopped(request):
                     self._stop()
+                if progress.ended:
+                    return progress.ended
                 if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                     self._save()
-        if not progress.history or progress.history[-1][0] != progress.step:
-            self._select()
+            if not progress.history or progress.history[-1][0] != progress.step:
+                self._select()
+            if bool(self._agreed(request.asked)):
+                self._stop()
         return "budget"
 
     def _is_stopped(self, request: StopRequest) -> bool:
         """Was the first process asked to stop? The others are told now and then, so that all stop at the same step."""
         if self.fabric.world_size > 1:
-            return self.progress.step % STEPS_TO_STOP == 0 and bool(self._agreed(request.asked))
+            return self.progress.step % STEPS_TO_AGREE == 0 and bool(self._agreed(request.asked))
         return request.asked
 
     def _is_due(self, share: float) -> bool:
@@ -224,32 +229,34 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), share)
 
-    def _shows(self) -> bool:
-        """Say how it goes, about twice a second; True where the loss was read for that."""
-        now = time.monotonic()
-        if now - self._shown < SHOW_SECONDS and self.progress.step > 1:
-            return False
-        self._shown, progress = now, self.progress
-        progress.loss = float(self._last)
-        if math.isnan(progress.first_loss):
-            progress.first_loss = progress.loss
-        self.stage.at(min(1.0, self._share()))
+    def _show(self, share: float) -> None:
+        """Say how it goes, about twice a second."""
+        now, progress = time.monotonic(), self.progress
+        if now - self._shown < SHOW_SECONDS:
+            return
+        self._shown = now
+        self.stage.at(min(1.0, share))
         self.stage.say(
-            f"step {progress.step}, loss {progress.loss:.3g}, "
+            f"step {progress.step}, loss {float(self._last):.3g}, "
             f"{self.objective.measure} {progress.before[0]:.3g}, best {progress.best[0]:.3g}"
         )
-        return True
 
     def _has_diverged(self) -> bool:
-        """Is the loss that was read last no number, or far above the first one? The first process says."""
-        shown, loss = self._shows(), self.progress.loss
-        diverged = not math.isfinite(loss) or loss > DIVERGED * max(self.progress.first_loss, 1e-3)
-        if self.fabric.world_size > 1:
-            return self.progress.step % STEPS_TO_STOP == 0 and bool(self._agreed(diverged))
-        return shown and diverged
+        """Is the loss no number, or far above the first one again and again?
 
-    def _select(self) -> str:
-        """Score the averaged network; keep it where it is the best so far. Says "patience" where that is used up."""
+        Asked by steps, not by the clock, so that a run goes the same way twice; of several processes the first one says.
+        """
+        progress = self.progress
+        if progress.step == 1:
+            progress.first_loss = float(self._last)
+        if progress.step > 1 and progress.step % STEPS_TO_AGREE:
+            return False
+        loss = self._agreed(float(self._last))
+        progress.high = progress.high + 1 if loss > DIVERGED * max(progress.first_loss, 1e-3) else 0
+        return not math.isfinite(loss) or progress.high >= HIGH_CHECKS
+
+    def _select(self) -> None:
+        """Score the averaged network; keep it where it is the best so far. Training ends where patience is used up."""
         progress = self.progress
         start = time.monotonic()
         with self._averaged():
@@ -264,8 +271,9 @@ class Trainer:
         elif progress.best < progress.before:
             # Large steps at first may cost more than they win; that alone is no reason to stop.
             progress.stale += 1
+        if progress.stale >= self.training.patience:
+            progress.ended = "patience"
         self._save()
-        return "patience" if progress.stale >= self.training.patience else ""
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -288,12 +296,10 @@ class Trainer:
         self.student.eval()
         names = self.objective.names[: len(self.objective.endings)]
         total, count = torch.zeros(2, dtype=torch.float64), 0
-        for portion in self.judges.validation():
+        for place, portion in enumerate(self.judges.validation()):
             with self.fabric.autocast():
-                wanted, got = (twin(portion.feed, also=names) for twin in (self.teacher, self.student))
-            total += (
-                self.objective.score(_single(got), _single(wanted), portion.labels).double().cpu() * portion.samples
-            )
+                wanted, got = self._expected(place, portion, names), _single(self.student(portion.feed, also=names))
+            total += self.objective.score(got, wanted, portion.labels).double().cpu() * portion.samples
             count += portion.samples
         found = self._over_all_ranks(total, count).tolist()
         first, second = (value if math.isfinite(value) else math.inf for value in found)
