@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import onnxruntime
 import pytest
 import torch
 
-from darwinc.calibrators.training import trainer
+from darwinc.calibrators.training import teaching, trainer
 from darwinc.calibrators.training.checkpoint import Checkpoint
 from darwinc.calibrators.training.optimizing import make_optimizer, set_rate
 from darwinc.calibrators.training.stopping import StopRequest
@@ -484,3 +485,34 @@ def test_the_teacher_answers_the_validation_samples_once(tmp_path: Path, monkeyp
     trained(tmp_path)
     assert len(asked) > 2
     assert set(asked[1:]) == {1}
+
+
+def no_number(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    return outputs["y"].sum() * float("nan")
+
+
+def test_a_loss_that_is_no_number_from_the_start_is_no_matter_of_rates(tmp_path: Path) -> None:
+    model = save(build(CLASSIFIER), tmp_path / "model.onnx")
+    data = save_data(tmp_path / "data.npz", {"x": images(40, 3, 8, 8), "y": np.arange(40) % 10})
+    settings = replace(QUICK, data=str(data), recover=("finetune",), training=SHORT, loss=f"{__name__}:no_number")
+    result = compress(model, target=Target("sparsity", 0.5), output=tmp_path / "out.onnx", settings=settings)
+    assert not recovery(result, "finetune").accepted
+    assert any("no number before the first step" in warning for warning in result.report.warnings)
+
+
+def test_what_a_lesson_was_made_from_is_gone_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, run = teaching._lesson, trainer.Trainer.run
+    answers_of: list[weakref.ref[torch.Tensor]] = []
+
+    def noted(*arguments: Any) -> Any:
+        lesson = made(*arguments)
+        answers_of.append(weakref.ref(lesson.answers["y"]))
+        return lesson
+
+    def judged(self: trainer.Trainer) -> Any:
+        assert [found() for found in answers_of] == [None]
+        return run(self)
+
+    monkeypatch.setattr(teaching, "_lesson", noted)
+    monkeypatch.setattr(trainer.Trainer, "run", judged)
+    assert recovery(trained(tmp_path, replace(SHORT, steps=2)), "distill").training.steps == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,9 @@ def teach(
         check_labels(objective.supervision, scores, {"training": lessons.labels, "validation": judges.labels})
     teacher, student = (_fused(model, objective, device) for model in pair.models)
     _freeze_unreached(student, objective, learned[0].feed)
+    notes = pair.notes
+    # Training needs the memory that these hold.
+    del lesson, pair
     trainer = Trainer(
         student,
         teacher,
@@ -141,9 +145,10 @@ def teach(
         job.model = job.model.clone()
         student.write_back(job.model)
     if outcome.ended == "divergence":
+        began = math.isfinite(outcome.before[0])
         job.warnings.append(
-            f"{name} stopped at step {outcome.steps}, because its loss diverged; the best state so far was kept. Try a "
-            "lower --learning-rate."
+            f"{name} stopped at step {outcome.steps}, because its loss diverged; the best state so far was kept. "
+            + ("Try a lower --learning-rate." if began else "It was no number before the first step either.")
         )
     job.recovery.append(
         {
@@ -153,7 +158,7 @@ def teach(
             "error_before": outcome.before[0],
             "error_after": outcome.best[0],
             "seconds": time.perf_counter() - start,
-            "notes": pair.notes,
+            "notes": notes,
             "training": {
                 "steps": outcome.steps,
                 "epochs": outcome.epochs,
