@@ -244,7 +244,8 @@ class Trainer:
     def _has_diverged(self) -> bool:
         """Is the loss no number, or far above the first one again and again?
 
-        Asked by steps, not by the clock, so that a run goes the same way twice; of several processes the first one says.
+        Asked by steps, not by the clock, so that a run goes the same way twice. Of several processes
+        the first one says.
         """
         progress = self.progress
         if progress.step == 1:
