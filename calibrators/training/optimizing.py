@@ -11,7 +11,7 @@ from darwinc.training import Training
 
 WARM_UP = 0.05
 """The share of the budget over which the learning rate rises."""
-RATES = {"adamw": 0.01, "sgd": 0.02}
+RATES = {"adamw": 0.01, "sgd": 0.005}
 DECAYS = {"adamw": 0.01, "sgd": 5e-4}
 LEAST_SCALE = 1e-3
 """The root mean square that a tensor counts as having at least (Noam Shazeer and Mitchell Stern, *Adafactor*, 2018)."""

@@ -33,7 +33,7 @@ OPTIONS = (
         "--learning-rate",
         type=_POSITIVE,
         metavar="R",
-        help="Its peak; for adamw relative to each tensor's size. [default: 0.01; 0.02 for sgd]",
+        help="Its peak; for adamw relative to each tensor's size. [default: 0.01; 0.005 for sgd]",
     ),
     click.option(
         "--weight-decay", type=click.FloatRange(0), metavar="D", help="[default: 0.01 for adamw, 5e-4 for sgd]"
