@@ -211,7 +211,7 @@ class TorchGraph(torch.nn.Module):
 
         Args:
             feed: arrays by input name.
-            also: names of values inside the graph that are wanted too, in the type they are computed in.
+            also: names of values that are wanted in the type they are computed in, inside the graph or outputs.
 
         Raises:
             DarwincError: the twin is fused, and `also` names a value that isn't in `keep`.
@@ -231,7 +231,8 @@ class TorchGraph(torch.nn.Module):
         environment.update(planned.constants)
         found = self._evaluate_all(planned.steps, environment, wanted)
         found |= {name: self.value(name, environment) for name in wanted if name not in found}
-        return found | self.leave(environment)
+        # An output that was asked for by name comes as it was computed: a gradient doesn't survive a cast to half.
+        return self.leave(environment) | found
 
     def _evaluate_all(
         self, steps: Sequence[Step], environment: dict[str, torch.Tensor], wanted: Collection[str]

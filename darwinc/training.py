@@ -32,7 +32,8 @@ class Training:
         compile: torch.compile; auto is on for a CUDA GPU where the budget is long enough to pay.
         augment: auto, none, or a list of flip and shift.
         validation: the share of the samples that selects and is never trained on.
-        patience: evaluations without an improvement after which training stops; 20 make up the budget.
+        patience: evaluations without an improvement after which training stops; 20 make up the budget. Most of what
+            training wins it wins at the end, when steps are small.
         run_dir: where checkpoints go; None for none.
         resume: go on from the checkpoint there.
     """
@@ -48,7 +49,7 @@ class Training:
     compile: str = "auto"
     augment: str = "auto"
     validation: float = 0.1
-    patience: int = 8
+    patience: int = 15
     run_dir: str | None = None
     resume: bool = False
 

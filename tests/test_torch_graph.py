@@ -334,3 +334,16 @@ def test_statistics_that_two_nodes_share_stay_while_the_twin_trains() -> None:
     told = twin.forward(feed)["y"]
     assert torch.equal(twin.train().forward(feed)["y"], told)
     assert twin.constant("mean").tolist() == [0.5, 0.25]
+
+
+def test_an_output_that_is_asked_for_by_name_is_not_rounded_to_half() -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        half (float16[N, 3] x) => (float16[N, 3] y) { s = Mul(x, x) y = Softmax<axis = 1>(s) }
+    """
+    twin = TorchGraph(ir.from_onnx_text(text))
+    feed = {"x": np.random.default_rng(0).normal(size=(4, 3)).astype(np.float16)}
+    assert twin(feed)["y"].dtype == torch.float16
+    exact = twin(feed, also=("y",))["y"]
+    assert exact.dtype == torch.float32
+    torch.testing.assert_close(exact, torch.from_numpy(feed["x"]).float().square().softmax(1))
