@@ -32,6 +32,11 @@ from tests.small_models import CLASSIFIER, PLAIN, Array, build, images, save, sa
 
 QUICK = Settings(bench_seconds=0, device="cpu", fitness="l2", align=1)
 SHORT = Training(steps=40, batch=32, augment="none", validation=0.2)
+HALF_ENDING = """h = Gemm<transB = 1>(f, w3, b3)
+    k = Constant<value_float = 30.0>()
+    thirty = Cast<to = 10>(k)
+    l = Mul(h, thirty)
+    y = Softmax<axis = 1>(l)"""
 FIXED = CLASSIFIER.replace("[N,", "[1,").replace(
     "f = Flatten(g)", "k = Constant<value = int64[2] {1, 16}>()\n    f = Reshape(g, k)"
 )
@@ -76,6 +81,17 @@ def test_distillation_brings_the_answers_closer_to_the_originals(tmp_path: Path,
     assert found.training.samples == 128
     assert result.report.quality is not None
     assert result.report.quality.split == "validation"
+
+
+def test_probabilities_in_half_precision_teach_as_others_do(tmp_path: Path) -> None:
+    text = CLASSIFIER.replace("float[", "float16[").replace("y = Gemm<transB = 1>(f, w3, b3)", HALF_ENDING)
+    model = save(build(text), tmp_path / "model.onnx")
+    data = save_data(tmp_path / "data.npz", {"x": images(160, 3, 8, 8).astype(np.float16)})
+    settings = replace(QUICK, data=str(data), recover=("distill",), training=SHORT)
+    result = compress(model, target=Target("sparsity", 0.5), output=tmp_path / "out.onnx", settings=settings)
+    found = recovery(result, "distill")
+    assert found.training.ended == "budget"
+    assert found.accepted
 
 
 def test_running_statistics_are_trained_and_given_back(tmp_path: Path) -> None:
