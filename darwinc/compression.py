@@ -37,7 +37,7 @@ from darwinc.settings import (
     trains,
     works_without_torch,
 )
-from darwinc.training import Training, leads
+from darwinc.training import Training, leads, parse_outputs
 
 __all__ = ["Result", "Settings", "Target", "Training", "compress"]
 
@@ -243,6 +243,7 @@ def _read(run: _Run) -> tuple[ir.Model, list[str]]:
 
 def _job(run: _Run, original: ir.Model) -> Job:
     settings, samples = run.settings, _samples(run, original)
+    _judge_lessons(settings, original, samples)
     with run.terminal.stage("analysing"):
         start = time.perf_counter()
         channels = analyse(original)
@@ -255,6 +256,23 @@ def _job(run: _Run, original: ir.Model) -> Job:
         job.samples = samples.take(np.sort(order[:MOST_SAMPLES]))
     job.device = "cpu" if works_without_torch(settings) else device_of(settings.device)
     return job
+
+
+def _judge_lessons(settings: Settings, original: ir.Model, samples: Samples | None) -> None:
+    """What can be wrong with training and is known before any work.
+
+    Raises:
+        UsageError: labels are missing, or --outputs names what isn't in the model.
+    """
+    if not trains(settings):
+        return
+    if "finetune" in (settings.recover or ()) and samples is not None and samples.labels is None:
+        raise UsageError("--recover finetune takes labels; give --labels, or use distill, which needs none.")
+    made = {str(value.name) for node in original.graph for value in node.outputs}
+    unknown = [name for name in parse_outputs(settings.outputs) if name not in made]
+    if unknown:
+        known = ", ".join(str(value.name) for value in original.graph.outputs)
+        raise UsageError(f"--outputs names {unknown[0]!r}, which the model doesn't make; its outputs are {known}.")
 
 
 def _samples(run: _Run, original: ir.Model) -> Samples | None:

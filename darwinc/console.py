@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from darwinc.errors import Interrupted
 from darwinc.gate import GateResult, interval_text
 from darwinc.report_page import comparison, milliseconds_text, number_text
 from darwinc.report_schema import Report
@@ -160,6 +161,9 @@ class Terminal:
             try:
                 yield stage
                 outcome = "done in"
+            except (KeyboardInterrupt, Interrupted):
+                outcome = "stopped after"
+                raise
             finally:
                 ending = f"{outcome} {time.perf_counter() - start:.1f} s"
                 self.note(f"{name}: {f'left out ({stage.left_out})' if stage.left_out else ending}")

@@ -179,7 +179,9 @@ def _recovery_line(step: Recovery, samples: str) -> str:
         return f"{step.name}: {verdict}, {error} {'fell' if step.accepted else 'would go'} from {before} to {after}"
     ends = {"patience": ", stopped early", "divergence": ", stopped because it diverged"}
     how = f"after {step.training.steps} steps ({step.training.seconds:.0f} s){ends.get(step.training.ended, '')}"
-    moved = f"fell from {before} to {after}" if step.accepted else f"stayed {before}"
+    moved = f"{'fell' if step.accepted else 'would go'} from {before} to {after}"
+    if step.error_before == step.error_after:
+        moved = f"stayed {before}" + (", and its loss fell" if step.accepted else "")
     return "; ".join([f"{step.name}: {verdict}, the {step.measure} on validation samples {moved} {how}", *step.notes])
 
 

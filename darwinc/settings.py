@@ -16,7 +16,7 @@ from darwinc.passes.inherit import Inherit
 from darwinc.passes.recalibrate import Recalibrate
 from darwinc.pipeline import Pass
 from darwinc.preprocess_notes import FROM_MODEL, read_spec
-from darwinc.training import TRAINING, Training, parse_outputs
+from darwinc.training import TRAINING, Training, judge_loss, parse_outputs
 
 RECOVERIES: dict[str, type[Pass]] = {
     "inherit": Inherit,
@@ -96,9 +96,7 @@ def judge(settings: Settings, target: Target) -> None:
         raise UsageError("--recover none stands alone: it means that the weights stay as they are.")
     if trains(settings) and settings.data is None:
         raise UsageError(f"--recover {','.join(recover)} takes samples to train on; give --data.")
-    settings.training.judge()
-    _keep_checkpoints(settings)
-    parse_outputs(settings.outputs)
+    _judge_training(settings)
     if settings.labels is not None and settings.data is None:
         raise UsageError("--labels were given without --data; name the data that they belong to.")
     if settings.preprocess and settings.preprocess != FROM_MODEL:
@@ -107,6 +105,29 @@ def judge(settings: Settings, target: Target) -> None:
         raise UsageError(f"The seed {settings.seed} is negative; give 0 or more.")
     if settings.device not in ("auto", "cpu"):
         device_of(settings.device)
+
+
+def _judge_training(settings: Settings) -> None:
+    """Options of training that don't exist, or that nothing would read."""
+    settings.training.judge()
+    parse_outputs(settings.outputs)
+    judge_loss(settings.loss)
+    if not trains(settings):
+        training = settings.training
+        options = {"steps": training.steps, "epochs": training.epochs, "minutes": training.minutes}
+        options |= {"run-dir": training.run_dir, "outputs": settings.outputs or None}
+        options["loss"] = None if settings.loss == "auto" else settings.loss
+        for name, value in options.items():
+            if value is not None:
+                raise UsageError(f"--{name} was given, but nothing is trained; add --recover distill or finetune.")
+        return
+    if "finetune" not in (settings.recover or ()) and settings.loss != "auto":
+        raise UsageError("--loss was given, but distill reads no labels; add finetune to --recover.")
+    # It imports torch, which takes seconds, and which training needs anyway.
+    from darwinc.calibrators.training.augmentation import parse_augment
+
+    parse_augment(settings.training.augment)
+    _keep_checkpoints(settings)
 
 
 def _known(what: str, name: str, names: Iterable[str]) -> None:

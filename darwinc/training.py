@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from darwinc.errors import UsageError
+from darwinc.user_code import current_folder_importable, named
 
 DEFAULT_MINUTES = 5.0
 """The budget where none was given."""
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILING = ("auto", "on", "off")
+LOSSES = ("cross-entropy", "binary", "dense")
 OUTPUT_KINDS = ("classes", "dense", "binary", "values", "ignore")
 
 
@@ -93,6 +96,35 @@ class Training:
 
 TRAINING = Training()
 """The defaults."""
+
+
+def judge_loss(loss: str) -> None:
+    """Refuse a loss that doesn't exist, or a function of the user's that can't be found.
+
+    Raises:
+        UsageError: it is neither `auto`, one of `LOSSES`, nor package.module:function.
+    """
+    if ":" in loss:
+        find_loss(loss)
+    elif loss not in ("auto", *LOSSES):
+        choices = ", ".join(LOSSES)
+        raise UsageError(f"There is no --loss {loss!r}; choose from auto, {choices}, or package.module:function.")
+
+
+def find_loss(spec: str) -> Callable[..., object]:
+    """The function that `package.module:function` names; modules in the current folder are found too.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        with current_folder_importable():
+            found = named(spec)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--loss {spec} can't be imported ({error}); give package.module:function.") from error
+    if not callable(found):
+        raise UsageError(f"--loss {spec} is no function; name one that takes outputs by name and labels.")
+    return found
 
 
 def leads() -> bool:

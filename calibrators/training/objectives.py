@@ -17,7 +17,7 @@ from darwinc.calibrators.statistics import class_log_probabilities
 from darwinc.calibrators.training.features import Feature
 from darwinc.errors import InvalidData, UsageError
 from darwinc.torch_graph import TorchGraph
-from darwinc.user_code import current_folder_importable, named
+from darwinc.training import find_loss, judge_loss
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 UserLoss: TypeAlias = Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
@@ -26,7 +26,6 @@ SIGMOIDS = ("Sigmoid", "HardSigmoid")
 MOVERS = frozenset({
     "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Slice", "Resize", "Upsample",
 })  # fmt: skip
-LOSSES = ("cross-entropy", "binary", "dense")
 STEADY, SILENT = 1e-4, 1e-8
 """A column's variance counts as at least these shares of its own mean square, and of the mean over columns."""
 TINY = 1e-6
@@ -201,11 +200,8 @@ def supervise(
         UsageError: a loss that doesn't exist.
     """
     if ":" in loss:
-        return Supervision("custom", endings[0], ignored, _user_loss(loss))
-    if loss not in ("auto", *LOSSES):
-        raise UsageError(
-            f"There is no --loss {loss!r}; choose from auto, {', '.join(LOSSES)}, or package.module:function."
-        )
+        return Supervision("custom", endings[0], ignored, partial(_guarded, loss, cast(UserLoss, find_loss(loss))))
+    judge_loss(loss)
     kind = loss if loss != "auto" else _loss_of(labels)
     ranks = {"cross-entropy": "classes", "dense": "dense", "binary": ""}
     for ending in endings:
@@ -227,18 +223,6 @@ def supervise(
         f"Labels of shape {list(labels.shape)} were found, which the {kind} loss can't compare with any output "
         f"({shapes}); give labels [N] for class scores [N, K], [N, H, W] for maps [N, K, H, W], or --loss."
     )
-
-
-def _user_loss(spec: str) -> UserLoss:
-    """The function that `package.module:function` names; modules in the current folder are found too."""
-    try:
-        with current_folder_importable():
-            found = named(spec)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"--loss {spec} can't be imported ({error}); give package.module:function.") from error
-    if not callable(found):
-        raise UsageError(f"--loss {spec} is no function; name one that takes outputs by name and labels.")
-    return partial(_guarded, spec, cast(UserLoss, found))
 
 
 def _guarded(spec: str, function: UserLoss, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:

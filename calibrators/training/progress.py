@@ -31,6 +31,11 @@ class Outcome:
         """Is the state that is handed back better than the one that came?"""
         return self.best < self.before
 
+    @property
+    def reached(self) -> float:
+        """The best error that training came to, be it worse than before."""
+        return self.best[0] if self.improved else min((row[2] for row in self.history), default=self.before[0])
+
 
 @dataclass
 class Progress:

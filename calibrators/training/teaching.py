@@ -138,6 +138,7 @@ def teach(
         checkpoint=training.checkpoint(name),
         identity=identity,
     )
+    _tell_of_checkpoint(job, name, training)
     outcome = trainer.run()
     job.held_out = judges
     job.warnings.extend(trainer.warnings)
@@ -156,7 +157,7 @@ def teach(
             "accepted": outcome.improved,
             "measure": objective.measure,
             "error_before": outcome.before[0],
-            "error_after": outcome.best[0],
+            "error_after": outcome.reached,
             "seconds": time.perf_counter() - start,
             "notes": notes,
             "training": {
@@ -231,8 +232,21 @@ def _twins(
         if not found.free or set(found.axes.values()) != {0}:
             why, batch = found.reason or "samples don't lie along the first axis", fixed_batch(inputs) or 1
             return _Pair(teacher, models, probe, batch, [f"feeds of {batch}, gradients accumulated: {why}"])
-    notes = ["the batch written into the graph was freed"] if first.twin is not teacher else []
+    notes = ["several samples at once, although the file fixes how many it takes"] if first.twin is not teacher else []
     return _Pair(first.twin, (first.model, second.model), probe, None, notes, first.crowded(job.channels))
+
+
+def _tell_of_checkpoint(job: Job, name: str, training: Training) -> None:
+    """A resumed run says that it is one; and so does one that finds nothing to go on from."""
+    path = training.checkpoint(name)
+    if not training.resume or path is None:
+        return
+    if path.exists():
+        job.terminal.note(f"{name}: going on from {path}")
+    else:
+        said = f"There is no checkpoint {path} to go on from: {name} starts from the beginning."
+        job.terminal.warn(said)
+        job.warnings.append(said)
 
 
 def _feed_size(pair: _Pair, samples: Samples, training: Training, world: int) -> int:

@@ -126,6 +126,7 @@ class Trainer:
         pays = asked == "auto" and self.fabric.device.type == "cuda" and long
         if self.fabric.world_size > 1 or not (asked == "on" or pays):
             return
+        self.stage.say("compiling")
         first, names = self.lessons[0], self.objective.names
         self.student.train(first.samples >= LEAST_BATCH)
         with self.fabric.autocast():
@@ -359,12 +360,12 @@ class Trainer:
 
     def _stop(self) -> None:
         self._save()
-        again = (
-            "give the same command with --resume to go on"
-            if self.path is not None
-            else "with --run-dir it could be resumed"
+        how = (
+            "with --run-dir it could be resumed"
+            if self.path is None
+            else f"give the same command with --resume to go on from {self.path}"
         )
-        raise Interrupted(f"Stopped at step {self.progress.step}; nothing was written, and {again}.")
+        raise Interrupted(f"Stopped at step {self.progress.step} and no model written; {how}.")
 
 
 def _single(values: Tensors) -> dict[str, torch.Tensor]:
