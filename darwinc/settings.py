@@ -114,7 +114,7 @@ def _judge_training(settings: Settings) -> None:
     judge_loss(settings.loss)
     if not trains(settings):
         training = settings.training
-        options = {"steps": training.steps, "epochs": training.epochs, "minutes": training.minutes}
+        options: dict[str, object] = {"steps": training.steps, "epochs": training.epochs, "minutes": training.minutes}
         options |= {"run-dir": training.run_dir, "outputs": settings.outputs or None}
         options["loss"] = None if settings.loss == "auto" else settings.loss
         for name, value in options.items():
