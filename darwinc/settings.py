@@ -159,7 +159,7 @@ def recovery_passes(settings: Settings, names: Iterable[str]) -> list[Pass]:
         if name == "distill":
             made.append(Distill(settings.training, outputs=settings.outputs))
         elif name == "finetune":
-            made.append(Finetune(settings.training, settings.loss, outputs=settings.outputs))
+            made.append(Finetune(settings.training, outputs=settings.outputs, loss=settings.loss))
         elif name != "none":
             made.append(RECOVERIES[name]())
     return made

@@ -546,3 +546,18 @@ def test_what_a_lesson_was_made_from_is_gone_while_training(tmp_path: Path, monk
     monkeypatch.setattr(teaching, "_lesson", noted)
     monkeypatch.setattr(trainer.Trainer, "run", judged)
     assert recovery(trained(tmp_path, replace(SHORT, steps=2)), "distill").training.steps == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_trains_as_a_cpu_does(tmp_path: Path, precision: str) -> None:
+    model = save(build(CLASSIFIER), tmp_path / "model.onnx")
+    data = save_data(tmp_path / "data.npz", {"x": images(160, 3, 8, 8)})
+    training = replace(SHORT, precision=precision)
+    settings = replace(QUICK, data=str(data), recover=("distill",), training=training, device="cuda")
+    found = recovery(
+        compress(model, target=Target("sparsity", 0.5), output=tmp_path / "o.onnx", settings=settings), "distill"
+    )
+    assert found.accepted
+    assert found.training.precision == precision
