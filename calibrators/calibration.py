@@ -7,7 +7,7 @@ layer's input is taken to be white.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from darwinc.cost import CostModel
 from darwinc.data import Samples, fitting_batches, fixed_batch, samples_in, synthetic
 from darwinc.errors import UnsupportedOperator
 from darwinc.pipeline import Job
-from darwinc.runtime import InputSpec, open_session, pin, usable_feed
+from darwinc.runtime import InputSpec, inputs_of, open_session, pin, usable_feed
 from darwinc.torch_graph import TorchGraph
 
 Feed = Mapping[str, npt.NDArray[np.generic]]
@@ -133,7 +133,7 @@ def statistics_of(job: Job, stage: Stage) -> Statistics:
 def _from_data(
     model: ir.Model, twin: TorchGraph, channels: Channels, samples: Samples, limit: int, seed: int
 ) -> Calibration:
-    inputs = input_specs(model)
+    inputs = inputs_of(model)
     order = np.random.default_rng(seed).permutation(len(samples))[:limit]
     chosen = samples.take(order)
     least = 1 if samples.source.whole else fixed_batch(inputs) or 1
@@ -171,7 +171,7 @@ def _multiple(count: int, least: int) -> int:
 
 def _pinned(model: ir.Model, seed: int) -> list[InputSpec]:
     """The inputs, with free axes after the first of lengths that ONNX Runtime takes."""
-    inputs = input_specs(model)
+    inputs = inputs_of(model)
     if all(isinstance(size, int) for spec in inputs for size in spec.shape[1:]):
         return inputs
     session = open_session(model, optimization="basic")
@@ -204,21 +204,3 @@ def _together(model: ir.Model, twin: TorchGraph, channels: Channels, probe: Feed
     if not found.free or not first or found.crowded(channels):
         return _Together(twin, least)
     return _Together(found.twin, wanted, None if found.twin is twin else probe)
-
-
-def input_specs(model: ir.Model) -> list[InputSpec]:
-    """The graph inputs that a feed must give."""
-    return [
-        InputSpec(
-            str(value.name),
-            np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32),
-            tuple(_sizes(value)),
-        )
-        for value in model.graph.inputs
-        if value.name not in model.graph.initializers
-    ]
-
-
-def _sizes(value: ir.Value) -> Iterator[int | str | None]:
-    for size in value.shape or ():
-        yield size if isinstance(size, int) else size.value

@@ -15,7 +15,7 @@ import torch
 
 from darwinc.axis_record import Contraction, Ids
 from darwinc.channels import Channels
-from darwinc.fitness import ReaderStatistics
+from darwinc.fitness.statistics import ReaderStatistics
 from darwinc.matching import Blocks, find_blocks
 from darwinc.torch_graph import TorchGraph
 

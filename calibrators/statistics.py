@@ -19,7 +19,7 @@ from darwinc.calibrators.moments import Moments, lower, mirror
 from darwinc.calibrators.sites import Site, find_sites
 from darwinc.channels import Channels
 from darwinc.data import samples_in
-from darwinc.fitness import ReaderStatistics
+from darwinc.fitness.statistics import ReaderStatistics
 from darwinc.torch_graph import TorchGraph
 
 Feed = Mapping[str, npt.NDArray[np.generic]]

@@ -10,7 +10,7 @@ from darwinc.axis_record import Reader
 from darwinc.calibrators.meetings import alike, prunable
 from darwinc.calibrators.statistics import Statistics
 from darwinc.channels import Channels
-from darwinc.fitness import ReaderStatistics
+from darwinc.fitness.statistics import ReaderStatistics
 
 
 def from_weights(channels: Channels, measured: Statistics | None = None) -> Statistics:

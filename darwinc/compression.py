@@ -17,17 +17,17 @@ from darwinc.benchmark import compare as compare_latency
 from darwinc.channels import analyse
 from darwinc.console import Stage, Terminal
 from darwinc.cost import measure
-from darwinc.data import Samples, fitting_batches, fixed_batch, open_data
-from darwinc.equivalence import Agreement, agree, answers, is_bounded, is_chosen, prove_rewrite, tolerance_of
-from darwinc.errors import InvalidData, Unreachable, UsageError, VerificationFailed
+from darwinc.data import Samples, fitting_batches, open_data
+from darwinc.errors import InvalidData, Unreachable, UsageError
 from darwinc.outcome import describe, peak_memory, settle_target, stamp
 from darwinc.passes.cull import Cull
-from darwinc.passes.excise import Excise, excise
+from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job, Pass, PassRun, run_pass
+from darwinc.proving import proof_feeds, prove, prove_twin
 from darwinc.quality import compare_quality
 from darwinc.report import build_report, file_info
 from darwinc.report_schema import Report
-from darwinc.runtime import Feed, InputSpec, open_session, usable_feed
+from darwinc.runtime import inputs_of, open_session
 from darwinc.settings import (
     Settings,
     Target,
@@ -43,10 +43,6 @@ __all__ = ["Result", "Settings", "Target", "Training", "compress"]
 
 MOST_SAMPLES = 2048
 MOST_JUDGED = 512
-PROOF_INPUTS, PROOF_BATCH = 4, 2
-TWIN_INPUTS = 2
-TWIN_SLACK = 4.0
-"""The twin may differ from ONNX Runtime by this many times what the untouched original does, if above the tolerance."""
 
 
 @dataclass
@@ -115,18 +111,18 @@ def compress(
     cull.plan(job.original, job.channels)
     recovery = _recovery(settings, job)
     before = measure(job.original, job.channels)
-    feeds = _proof_feeds(job)
+    feeds = proof_feeds(job)
     _perform(run, job, [cull, Excise()])
     if job.excision is None or not job.excision.kept:
         raise Unreachable("The target asks for so little that no whole channel has to go; ask for more.")
     with _timed(run, "prove"):
-        proof = _prove(job, feeds)
+        proof = prove(job, feeds)
     twin = None
     if not settings.dry_run:
         _perform(run, job, recovery)
         if any(entry["accepted"] for entry in job.recovery):
             with _timed(run, "prove recovery"):
-                twin = _prove_twin(job, feeds)
+                twin = prove_twin(job, feeds)
     values = describe(job, before, measure(job.model), asdict(target), proof, twin)
     values |= {
         "command": run.command,
@@ -174,7 +170,7 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
             found["quality"], found["parity"] = _compared(run, reference, destination, chosen, split)
     if settings.bench_seconds > 0:
         with _timed(run, "latency") as stage:
-            feeds = None if samples is None else [next(fitting_batches(samples, specs(job.original), 1)).feed]
+            feeds = None if samples is None else [next(fitting_batches(samples, inputs_of(job.original), 1)).feed]
             timing = compare_latency(
                 reference,
                 destination,
@@ -215,13 +211,6 @@ def _judges(run: _Run, job: Job) -> tuple[Samples | None, str]:
     if run.test is not None:
         return run.test, "test"
     return (job.samples, "calibration") if job.held_out is None else (job.held_out, "validation")
-
-
-def specs(model: ir.Model) -> list[InputSpec]:
-    """The inputs that data must fit."""
-    from darwinc.calibrators.calibration import input_specs
-
-    return input_specs(model)
 
 
 def _read(run: _Run) -> tuple[ir.Model, list[str]]:
@@ -284,7 +273,7 @@ def _samples(run: _Run, original: ir.Model) -> Samples | None:
     if settings.data is not None:
         found = open_data(
             settings.data,
-            specs(original),
+            inputs_of(original),
             labels=settings.labels,
             preprocess=settings.preprocess,
             limit=None if trains(settings) else MOST_SAMPLES,
@@ -294,7 +283,7 @@ def _samples(run: _Run, original: ir.Model) -> Samples | None:
     if settings.test is not None:
         run.test = open_data(
             settings.test,
-            specs(original),
+            inputs_of(original),
             preprocess=settings.preprocess,
             seed=settings.seed,
             option="--test",
@@ -336,49 +325,3 @@ def _timed(run: _Run, name: str) -> Iterator[Stage]:
     with run.terminal.stage(name) as stage:
         yield stage
     run.seconds[name] = time.perf_counter() - start
-
-
-def _proof_feeds(job: Job) -> list[Feed]:
-    """Inputs for the proof: calibration samples where there are any, made-up ones otherwise."""
-    if job.samples is not None:
-        inputs = specs(job.original)
-        few = job.samples.take(slice(0, PROOF_INPUTS * (fixed_batch(inputs) or PROOF_BATCH)))
-        return [part.feed for part in fitting_batches(few, inputs, PROOF_BATCH)]
-    session = open_session(job.original, optimization="basic")
-    return [usable_feed(session, seed=job.seed + number, demand="finite") for number in range(PROOF_INPUTS)]
-
-
-def _prove(job: Job, feeds: Sequence[Feed]) -> Agreement:
-    zeroed, _ = excise(job.original, job.channels, job.dead, zero=True)
-    proof = prove_rewrite(zeroed, job.model, job.channels, job.dead, feeds)
-    if not proof.passed:
-        raise VerificationFailed(
-            "The rewritten graph answers differently from the original with the removed channels zeroed (relative "
-            f"error {proof.max_rel_error:.1e}, at most {tolerance_of(job.original):.0e} is allowed); nothing was "
-            "written, please report this model."
-        )
-    return proof
-
-
-def _prove_twin(job: Job, feeds: Sequence[Feed]) -> Agreement:
-    """The recovered model in ONNX Runtime against its twin; the untouched original against its own sets the noise."""
-    feeds = feeds[:TWIN_INPUTS]
-    noise = _twin_agreement(job.original, feeds, job.device, tolerance_of(job.original))
-    tolerance = max(tolerance_of(job.original), TWIN_SLACK * noise.max_rel_error)
-    found = _twin_agreement(job.model, feeds, job.device, tolerance)
-    if not found.passed:
-        raise VerificationFailed(
-            "The recovered model answers differently in ONNX Runtime and in torch (relative error "
-            f"{found.max_rel_error:.1e}, at most {tolerance:.0e} is allowed); nothing was written, "
-            "please report this model."
-        )
-    return found
-
-
-def _twin_agreement(model: ir.Model, feeds: Sequence[Feed], device: str, tolerance: float) -> Agreement:
-    from darwinc.torch_graph import TorchGraph
-
-    twin = TorchGraph(model, device=device)
-    names = [str(value.name) for value in model.graph.outputs]
-    told = [[found[name].cpu().numpy() for name in names] for found in map(twin.detached, feeds)]
-    return agree(answers(model, feeds), told, is_bounded(model), tolerance, is_chosen(model))

@@ -14,8 +14,9 @@ from darwinc import graph
 from darwinc.axis_record import is_fixed
 from darwinc.channels import Channels, analyse, barriers
 from darwinc.cost import Cost, CostModel, Terms, measure
+from darwinc.eligibility import eligible, what_holds
 from darwinc.holdings import Holdings, Kind, holdings
-from darwinc.passes.cull import AUTO_ALIGN, eligible, what_holds
+from darwinc.passes.cull import AUTO_ALIGN
 from darwinc.plain_words import PlainWords
 from darwinc.runtime import open_session
 from darwinc.selection import Limits, quantum, reachable

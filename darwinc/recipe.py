@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 from darwinc.pipeline import Pass
-from darwinc.training import Training
 
 PASSES: dict[str, str] = {
     "cull": "darwinc.passes.cull:Cull",
@@ -44,10 +43,10 @@ def load(name: str) -> type[Pass]:
 
 
 def options(step: type[Pass]) -> list[Option]:
-    """The options of a pass, with their defaults; those of `Training` are listed one by one."""
+    """The options of a pass, with their defaults; those of an option that has some itself are listed one by one."""
     found = []
     for item in fields(step):
-        inner = fields(Training) if isinstance(item.default, Training) else (item,)
+        inner = fields(item.default) if is_dataclass(item.default) else (item,)
         found += [
             Option(part.name, str(part.type), None if part.default is MISSING else part.default) for part in inner
         ]

@@ -328,3 +328,21 @@ def _same(first: object, second: object) -> bool:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         return first.shape == second.shape and bool(np.array_equal(first, second))
     return bool(first == second)
+
+
+def inputs_of(model: ir.Model) -> list[InputSpec]:
+    """The graph inputs that a feed must give."""
+    return [
+        InputSpec(
+            str(value.name),
+            np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32),
+            tuple(_sizes_of(value)),
+        )
+        for value in model.graph.inputs
+        if value.name not in model.graph.initializers
+    ]
+
+
+def _sizes_of(value: ir.Value) -> Iterator[int | str | None]:
+    for size in value.shape or ():
+        yield size if isinstance(size, int) else size.value

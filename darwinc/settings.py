@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darwinc.errors import UsageError
+from darwinc.fitness import FITNESS
 from darwinc.graph import check_folder
-from darwinc.passes.cull import FITNESS, TARGETS
+from darwinc.passes.cull import TARGETS
 from darwinc.passes.distill import Distill
 from darwinc.passes.finetune import Finetune
 from darwinc.passes.inherit import Inherit

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.channels import Channels, barriers
+from darwinc.calibrators.criteria import make_fitness
+from darwinc.channels import Channels
 from darwinc.console import Stage
 from darwinc.cost import CostModel, Terms, count_parameters
-from darwinc.errors import Unreachable, UsageError
-from darwinc.fitness import DarwinianScore, Fitness, StaticScore
-from darwinc.matching import matched
+from darwinc.eligibility import eligible, what_holds
+from darwinc.errors import Unreachable
 from darwinc.pipeline import Job, Pass
-from darwinc.plain_words import PlainWords
-from darwinc.scores import magnitudes, random_scores, taylor_scores, unit_scores
 from darwinc.selection import TOLERANCE, Limits, reachable, select
 
-FITNESS = {
-    "darwin": "1/2 AGC x NDE, refreshed after each death (Optimal Brain Surgeon on the readers of a channel)",
-    "taylor": "first-order Taylor, E|sum of z g| (Molchanov et al., 2017)",
-    "l1": "sum of absolute weights of the filters that make a channel (Li et al., 2017)",
-    "l2": "sum of squared weights of the filters that make a channel",
-    "random": "by chance, for comparison",
-}
 TARGETS = {"sparsity": "fraction of parameters", "macs": "fraction of MACs", "bytes": "bytes of the file"}
 AUTO_ALIGN = 8
 PROVENANCE_BYTES = 512
@@ -108,100 +97,3 @@ class Cull(Pass):
 def why_finer(align: int) -> str:
     """Why alignment yielded in a group: what the multiples allow stays behind the target, or goes far beyond it."""
     return f"multiples of {align} don't come close enough to the target"
-
-
-def make_fitness(name: str, job: Job, stage: Stage) -> Fitness:
-    """The criterion by name; those that need statistics gather them.
-
-    Units of the job's channels come to stand for positions of the same rank in every head or group (`matching`), unless
-    chance decides.
-
-    Raises:
-        UsageError: no such criterion, or one that needs gradients where there can't be any.
-    """
-    groups = [group.units for group in job.channels.groups]
-    if name == "random":
-        return StaticScore(random_scores(groups, job.seed), groups)
-    if name in ("l1", "l2"):
-        found = magnitudes(job.channels, 1 if name == "l1" else 2)
-        job.channels = matched(job.channels, found)
-        return StaticScore(unit_scores(job.channels, found), groups)
-    if name not in FITNESS:
-        raise UsageError(f"There is no fitness {name!r}; choose one of {', '.join(FITNESS)}.")
-    # torch takes seconds to import, which only a fitness that measures should pay.
-    from darwinc.calibrators.calibration import calibration_of, statistics_of
-
-    statistics = statistics_of(job, stage)
-    if name == "darwin":
-        parts = [part for parts in statistics.readers.values() for part in parts]
-        statistics.readers.clear()
-        score = DarwinianScore(parts)
-        job.channels = matched(job.channels, score.losses_of_components(job.channels.count))
-        score.assign(job.channels.owners)
-        return score
-    if statistics.rung == "weights":
-        raise UsageError(
-            f"The taylor fitness needs gradients, but {calibration_of(job).missing}; use darwin, l1 or l2."
-        )
-    readers = statistics.readers.values()
-    alone = taylor_scores(readers, np.arange(job.channels.count)[:, None])
-    job.channels = matched(job.channels, np.array([alone.get(unit, 0.0) for unit in range(job.channels.count)]))
-    return StaticScore(taylor_scores(readers, job.channels.owners), groups)
-
-
-def eligible(channels: Channels, protect: Iterable[str], only: Iterable[str]) -> list[bool]:
-    """Which groups may lose channels, by patterns of group ids, tensor names and names of the nodes that read them.
-
-    Raises:
-        UsageError: a pattern that matches nothing.
-    """
-    if not tuple(protect) and not tuple(only):
-        return [True] * len(channels.groups)
-    names = _names(channels)
-    protected = _matching(names, tuple(protect), "--protect")
-    wanted = _matching(names, tuple(only), "--only") if tuple(only) else [True] * len(names)
-    return [may and not must_not for may, must_not in zip(wanted, protected, strict=True)]
-
-
-def _names(channels: Channels) -> list[set[str]]:
-    """What each group answers to: its id, its tensors and the nodes that read them."""
-    readers: dict[str, set[str]] = {}
-    for use in channels.flow.uses:
-        readers.setdefault(str(use.value.name), set()).add(graph.label(use.node))
-    found = []
-    for group in channels.groups:
-        tensors = {member.tensor for member in group.members}
-        found.append({group.id} | tensors | {node for tensor in tensors for node in readers.get(tensor, ())})
-    return found
-
-
-def _matching(names: list[set[str]], patterns: tuple[str, ...], option: str) -> list[bool]:
-    matched = [False] * len(names)
-    for pattern in patterns:
-        hits = [any(fnmatch.fnmatchcase(name, pattern) for name in group) for group in names]
-        if not any(hits):
-            raise UsageError(
-                f"{option} {pattern!r} matches no group, tensor or node with channels; `darwinc inspect` lists them."
-            )
-        matched = [old or new for old, new in zip(matched, hits, strict=True)]
-    return matched
-
-
-def what_holds(channels: Channels) -> str:
-    """The barriers in half a sentence, in the words of `darwinc inspect`."""
-    reasons: dict[str, list[str]] = {}
-    words = PlainWords(channels)
-    for barrier in barriers(channels):
-        reasons.setdefault(words.why(barrier.node, barrier.reason), []).append(
-            f"{barrier.node.op_type} {graph.label(barrier.node)!r}" if barrier.node is not None else "the graph"
-        )
-    bodies = [node for node in channels.nodes if graph.subgraphs(node)]
-    if not reasons and bodies:
-        name = f"{bodies[0].op_type} {graph.label(bodies[0])!r}"
-        return f"its weights sit in the subgraphs of {name}, which are left as they are"
-    if not reasons:
-        return "it has no convolution or matrix product with channels of its own"
-    ranked = sorted(reasons.items(), key=lambda item: -len(item[1]))[:3]
-    return "channels are held by " + ", ".join(
-        f"{nodes[0]} ({reason}{f', and {len(nodes) - 1} more' if len(nodes) > 1 else ''})" for reason, nodes in ranked
-    )

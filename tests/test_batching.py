@@ -14,7 +14,7 @@ import pytest
 
 from darwinc.batching import FreeBatch, free_batch
 from darwinc.batching.layout import BatchHeld, Layout, grown_axis, reshaped
-from darwinc.calibrators.calibration import Calibration, input_specs, prepare
+from darwinc.calibrators.calibration import Calibration, prepare
 from darwinc.calibrators.statistics import Statistics, gather
 from darwinc.channels import Channels, analyse
 from darwinc.compression import Settings, compress
@@ -23,6 +23,7 @@ from darwinc.equivalence import answers
 from darwinc.graph import constant_tensor, constants
 from darwinc.passes.repair import TOO_MANY
 from darwinc.report_schema import Recovery
+from darwinc.runtime import inputs_of
 from darwinc.torch_graph import TorchGraph
 from tests.small_models import CLASSIFIER, build, images, save, save_data
 
@@ -38,7 +39,7 @@ def feed_of(model: ir.Model, seed: int = 0) -> dict[str, Array]:
     """Normal noise, or small integers; one sample where the file leaves the number free."""
     random = np.random.default_rng(seed)
     feed: dict[str, Array] = {}
-    for spec in input_specs(model):
+    for spec in inputs_of(model):
         shape = [size if isinstance(size, int) else 1 for size in spec.shape]
         noise = random.standard_normal(shape) if spec.dtype.kind == "f" else random.integers(0, 4, shape)
         feed[spec.name] = np.asarray(noise, spec.dtype)
@@ -450,7 +451,7 @@ def calibrated(model: onnx.ModelProto, folder: Path | None = None) -> tuple[Cali
     samples: Samples | None = None
     if folder is not None:
         path = save_data(folder / "data.npz", {"x": images(64, 3, 8, 8)})
-        samples = open_data(str(path), input_specs(loaded))
+        samples = open_data(str(path), inputs_of(loaded))
     return prepare(loaded, channels, samples, device="cpu", seed=0), channels
 
 

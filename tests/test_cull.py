@@ -10,16 +10,19 @@ import onnx_ir as ir
 import pytest
 
 from darwinc import graph
+from darwinc.calibrators.criteria import make_fitness
 from darwinc.channels import Channels, analyse
 from darwinc.console import Terminal
 from darwinc.cost import CostModel, count_parameters
 from darwinc.data import InputSpec, open_data
+from darwinc.eligibility import eligible, what_holds
 from darwinc.errors import Unreachable, UsageError
-from darwinc.fitness import StaticScore
-from darwinc.passes.cull import FITNESS, TARGETS, Cull, eligible, make_fitness, what_holds
+from darwinc.fitness import FITNESS
+from darwinc.fitness.rivals import magnitudes, random_scores, unit_scores
+from darwinc.fitness.static import StaticScore
+from darwinc.passes.cull import TARGETS, Cull
 from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job, run_pass
-from darwinc.scores import magnitudes, random_scores, unit_scores
 from tests.small_models import CLASSIFIER, build, images, save_data, stored
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from darwinc.fitness import DarwinianScore, Matrix, ReaderStatistics, StaticScore, Vector, invert
+from darwinc.fitness.darwinian import DarwinianScore, invert
+from darwinc.fitness.static import StaticScore
+from darwinc.fitness.statistics import Matrix, ReaderStatistics, Vector
 
 
 def reader(

@@ -16,7 +16,8 @@ from darwinc import graph
 from darwinc.calibrators.meetings import find_meetings
 from darwinc.channels import Channels, analyse
 from darwinc.console import Terminal
-from darwinc.fitness import DarwinianScore, ReaderStatistics
+from darwinc.fitness.darwinian import DarwinianScore
+from darwinc.fitness.statistics import ReaderStatistics
 from darwinc.matching import find_blocks, matched
 from darwinc.passes.cull import Cull
 from darwinc.passes.excise import Excise, Kept, excise

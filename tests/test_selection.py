@@ -8,7 +8,7 @@ import pytest
 
 from darwinc.channels import ChannelGroup, Channels, Member, analyse
 from darwinc.cost import CostModel, count_parameters, measure
-from darwinc.fitness import StaticScore
+from darwinc.fitness.static import StaticScore
 from darwinc.passes.excise import excise
 from darwinc.selection import TOLERANCE, Limits, Selection, floor, quantum, reachable, select
 from tests.surgery import parse

@@ -16,7 +16,6 @@ import onnx_ir as ir
 import torch
 
 from darwinc.batching import free_batch
-from darwinc.calibrators.calibration import input_specs
 from darwinc.calibrators.endings import differentiable_endings
 from darwinc.calibrators.lockstep import footprint, living_cuts
 from darwinc.calibrators.training.augmentation import ignored_label
@@ -31,7 +30,7 @@ from darwinc.console import Stage
 from darwinc.data import Samples, fitting_batches, fixed_batch
 from darwinc.errors import DarwincError, InvalidData, UsageError
 from darwinc.pipeline import Job
-from darwinc.runtime import InputSpec
+from darwinc.runtime import InputSpec, inputs_of
 from darwinc.torch_graph import TorchGraph
 from darwinc.training import Training
 
@@ -97,7 +96,7 @@ def teach(
     identity = _identity(job, name, options)
     if fabric.broadcast(identity) != identity:
         raise DarwincError("The processes chose different channels to remove; give all of them the same data and seed.")
-    inputs = input_specs(job.original)
+    inputs = inputs_of(job.original)
     least = None if samples.source.whole else fixed_batch(inputs)
     lessons, judges = split(samples, training.validation, job.seed, least=least or 1)
     stage.say("reading samples")

@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc.batching import FreeBatch, free_batch
-from darwinc.calibrators.calibration import BACKWARD_BYTES, BATCH, input_specs
+from darwinc.calibrators.calibration import BACKWARD_BYTES, BATCH
 from darwinc.calibrators.lockstep import footprint
 from darwinc.calibrators.statistics import gather
 from darwinc.channels import Channels, analyse
@@ -31,7 +31,7 @@ from darwinc.data import fixed_batch
 from darwinc.equivalence import answers, difference
 from darwinc.errors import DarwincError
 from darwinc.graph import load_model, release_initializer_inputs
-from darwinc.runtime import Feed, open_session, usable_feed
+from darwinc.runtime import Feed, inputs_of, open_session, usable_feed
 from darwinc.torch_graph import TorchGraph
 
 TOGETHER = 3
@@ -74,8 +74,8 @@ def row(path: Path) -> tuple[tuple[str, ...], float]:
     """One line of the table, and the larger of both errors; nothing for a file without a batch of its own."""
     model = load_model(path)
     release_initializer_inputs(model)
-    if fixed_batch(input_specs(model)) is None and all(
-        not spec.shape or not isinstance(spec.shape[0], int) for spec in input_specs(model)
+    if fixed_batch(inputs_of(model)) is None and all(
+        not spec.shape or not isinstance(spec.shape[0], int) for spec in inputs_of(model)
     ):
         return (), 0.0
     feeds = feeds_of(model, TOGETHER)

@@ -20,10 +20,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from darwinc.calibrators.calibration import input_specs
 from darwinc.calibrators.lockstep import footprint
 from darwinc.calibrators.statistics import Feed, gather
 from darwinc.channels import analyse
+from darwinc.runtime import inputs_of
 from darwinc.torch_graph import TorchGraph
 
 VALUES = 192 * 2**20
@@ -35,7 +35,7 @@ def batches(model: ir.Model, twin: TorchGraph, asked: argparse.Namespace) -> lis
     random = np.random.default_rng(0)
     shapes = {
         spec.name: [asked.side or size if axis > 1 else size for axis, size in enumerate(spec.shape)][1:]
-        for spec in input_specs(model)
+        for spec in inputs_of(model)
     }
 
     def feed(count: int) -> Feed:

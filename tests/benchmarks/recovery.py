@@ -28,7 +28,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from darwinc import Settings, graph
-from darwinc.calibrators.calibration import input_specs
 from darwinc.calibrators.training import trainer
 from darwinc.channels import analyse
 from darwinc.console import Terminal
@@ -39,7 +38,7 @@ from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job, Pass, run_passes
 from darwinc.preprocess import parse
 from darwinc.quality import Overlap, classes_of
-from darwinc.runtime import open_session, run
+from darwinc.runtime import inputs_of, open_session, run
 from darwinc.settings import recovery_passes
 from darwinc.training import Training
 from tests.benchmarks.cifar_resnet import DEVIATION, MEAN, prepared, read
@@ -196,7 +195,7 @@ def measure(model: Path, inputs: Array, batch: int) -> list[Array]:
 def prepared_job(model: ir.Model, samples: Path) -> Job:
     """What the passes work on: the model, its analysis, and all samples, 2,048 of them to calibrate on."""
     job = Job(model, analyse(model), Terminal(quiet=True))
-    job.lessons = open_data(str(samples), input_specs(model))
+    job.lessons = open_data(str(samples), inputs_of(model))
     order = np.random.default_rng(0).permutation(len(job.lessons))
     job.samples = job.lessons.take(np.sort(order[:2048]))
     return job

@@ -1,68 +1,21 @@
-"""The Darwinian Score and its rivals: how much the loss would rise if a channel died, from statistics alone.
+"""The Darwinian Score: how much the loss would rise if a channel died, from the statistics of its readers alone.
 
-Sources: Optimal Brain Surgeon (Hassibi and Stork, 1993) for the product of diversity and contribution; Molchanov et al.
-(2017) for first-order Taylor; Li et al. (2017) for L1. Everything here is numpy on small matrices, in float64.
+Source: Optimal Brain Surgeon (Hassibi and Stork, 1993) for the product of diversity and contribution. Everything here
+is numpy on small matrices, in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import lapack
 
-Vector = npt.NDArray[np.float64]
-Matrix = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
+from darwinc.fitness.statistics import Indices, Matrix, ReaderStatistics, Vector
 
 RIDGE = 1e-6
 LEAST = 1e-30
-
-
-@dataclass(frozen=True, eq=False)
-class ReaderStatistics:
-    """What calibration knows of one reader (one group of a grouped convolution).
-
-    Attributes:
-        units: component of each slot [S]; 0 for slots that can't die. A component may die with one of several units
-            (`Channels.owners`).
-        covariance: of the slots [S, S].
-        gram: W' G W [S, S], with G the second moment of the loss gradient at the reader's output (summed over kernel
-            taps where slots don't tell them apart).
-        positions: component of each input position [P].
-        taylor: E|sum over places of z g| per input position [P]; None without gradients.
-        blind: units whose death it tells nothing about (heads, where what is measured is a sum over their dimensions).
-    """
-
-    units: Indices
-    covariance: Matrix
-    gram: Matrix
-    positions: Indices
-    taylor: Vector | None
-    blind: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    def judged(self, owners: Indices) -> Indices:
-        """The same owners [..., K], with zero in place of units that it is blind for."""
-        return np.where(np.isin(owners, self.blind), 0, owners) if self.blind.size else owners
-
-
-class Fitness(Protocol):
-    """What selection asks of a criterion. Losses are comparable between groups."""
-
-    def losses(self, units: Indices) -> Vector:
-        """What the death of each unit alone would cost now."""
-
-    def weakest(self, units: Indices, count: int) -> tuple[Indices, float]:
-        """The `count` units that cost least together, and what they cost."""
-
-    def remove(self, units: Indices) -> None:
-        """Let these units die, and refresh what their peers are worth."""
-
-    def age(self, units: Indices) -> int:
-        """A number that changes whenever a death has changed what these units are worth."""
 
 
 class DarwinianScore:
@@ -245,31 +198,3 @@ def invert(covariance: Matrix, ridge: float = RIDGE) -> Matrix:
     """C^-1 [S, S] with a ridge of each channel's own variance."""
     scale = deviations(covariance)
     return invert_correlation(covariance, scale, ridge) / scale[:, None] / scale[None, :]
-
-
-class StaticScore:
-    """A fixed score per unit, divided by the mean over its group, so that groups can be compared."""
-
-    def __init__(self, scores: Mapping[int, float], groups: Sequence[Indices]) -> None:
-        self._scores = np.zeros(1 + max((int(group.max()) for group in groups), default=0))
-        for group in groups:
-            found = np.array([scores.get(unit, 0.0) for unit in group.tolist()])
-            self._scores[group] = found / (float(found.mean()) or 1.0)
-
-    def losses(self, units: Indices) -> Vector:
-        """The score of each unit [U]."""
-        return self._scores[units]
-
-    def weakest(self, units: Indices, count: int) -> tuple[Indices, float]:
-        """The lowest scores."""
-        losses = self.losses(units)
-        order = np.argsort(losses, kind="stable")[:count]
-        return units[order], float(losses[order].sum())
-
-    def remove(self, units: Indices) -> None:
-        """Nothing to refresh: the score doesn't know about peers."""
-
-    def age(self, units: Indices) -> int:
-        """Always the same."""
-        del units
-        return 0

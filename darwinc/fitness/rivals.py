@@ -11,7 +11,7 @@ import numpy.typing as npt
 from darwinc import graph
 from darwinc.axis_record import is_fixed
 from darwinc.channels import Channels
-from darwinc.fitness import Indices, ReaderStatistics
+from darwinc.fitness.statistics import Indices, ReaderStatistics
 
 
 def random_scores(groups: Sequence[Indices], seed: int) -> dict[int, float]:
