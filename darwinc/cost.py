@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -91,6 +92,19 @@ def _synapses(model: ir.Model) -> tuple[int, int]:
             if node.op_type == "Conv":
                 kernels += int(np.count_nonzero(array.reshape(*array.shape[:2], -1).any(axis=2)))
     return kernels, synapses
+
+
+class Price(Protocol):
+    """What living channels cost, kept up to date as they die: parameters, MACs, bits, or measured time."""
+
+    def current(self) -> float:
+        """The cost of what lives now."""
+
+    def saved(self, group: int, units: int) -> float:
+        """By how much the cost falls when `units` more units of a group die; time may rise, and this be negative."""
+
+    def remove(self, group: int, units: int) -> None:
+        """Let `units` units of a group die (a negative number brings them back)."""
 
 
 class CostModel:

@@ -83,14 +83,28 @@ class Member(Part):
     axis: int
 
 
+class Death(Part):
+    """One removed channel, by its place in the group.
+
+    `cause` is collapsed, redundant, no_influence or stagnant; low_score where a criterion ranked it that says nothing of
+    causes. `peers` are the survivors that say what it said, with their coefficients in deviations, the largest first.
+    """
+
+    unit: int
+    cause: Literal["collapsed", "redundant", "no_influence", "stagnant", "low_score"]
+    peers: list[tuple[int, float]] = []
+
+
 class Group(Part):
-    """Channels that live and die together."""
+    """Channels that live and die together. `causes` counts the deaths by cause."""
 
     id: str
     channels_before: int
     channels_after: int
     members: list[Member] = []
     scores: dict[str, JsonValue] = {}
+    causes: dict[str, int] = {}
+    deaths: list[Death] = []
 
 
 class Barrier(Part):
@@ -149,6 +163,64 @@ class Latency(Part):
     provider: str | None = None
     threads: int | None = None
     optimization_level: str | None = None
+
+
+class LayerLatency(Part):
+    """What one node takes in the profiled graph, and is predicted to take with its new widths."""
+
+    node: str
+    op_type: str
+    before_ms: float
+    after_ms: float
+
+
+class LatencyModel(Part):
+    """What the latency model foresaw. `multiples` are the widths' multiples that each kind of operator likes here."""
+
+    before_ms: float
+    after_ms: float
+    multiples: dict[str, int] = {}
+    layers: list[LayerLatency] = []
+
+
+class Bound(Part):
+    """A root mean square error: the predicted bound, and what was measured; `node` is null for an output's own."""
+
+    node: str | None = None
+    output: str | None = None
+    bound: float | None = None
+    measured: float | None = None
+    ratio: float | None = None
+    vacuous: bool = False
+
+
+class Guarantee(Part):
+    """The predicted bound of the error beside the measured one, layer by layer and for every output."""
+
+    layers: list[Bound] = []
+    outputs: list[Bound] = []
+
+
+class PopulationHistory(Part):
+    """The masses (or fitness) of one group's channels over time.
+
+    `masses` has a row per recorded step: a figure for each channel, or, where there are many, the minimum, quartiles and
+    maximum (`summarised`). `extinct` is the step at which each channel died; null where it lives.
+    """
+
+    id: str
+    masses: list[list[float]] = []
+    summarised: bool = False
+    extinct: list[int | None] = []
+
+
+class Dynamics(Part):
+    """How channels competed during training: `kind` is a dynamic of selection, or persistence of the score."""
+
+    kind: str
+    steps: list[int] = []
+    alive: list[int] = []
+    groups: list[PopulationHistory] = []
 
 
 class Generation(Part):
@@ -261,6 +333,9 @@ class Report(Part):
     parity: Parity | None = None
     quality: Quality | None = None
     latency: Latency | None = None
+    latency_model: LatencyModel | None = None
+    guarantee: Guarantee | None = None
+    dynamics: Dynamics | None = None
     recovery: list[Recovery] = []
     generations: list[Generation] = []
     passes: list[PassRun] = []

@@ -297,7 +297,7 @@ def test_a_failed_verification_is_5_and_leaves_what_was_there(shell: Shell, monk
     assert shell.files() == before
 
 
-@pytest.mark.parametrize("where", ["darwinc.compression.prove_rewrite", "darwinc.graph.os.replace"])
+@pytest.mark.parametrize("where", ["darwinc.proving.prove_rewrite", "darwinc.graph.os.replace"])
 def test_ctrl_c_is_6_and_leaves_nothing_half_written(shell: Shell, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def stop(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt

@@ -350,7 +350,7 @@ def test_a_recovered_model_that_the_twin_disagrees_with_is_not_written(
 
     monkeypatch.setattr(TorchGraph, "detached", off)
     monkeypatch.setattr(Inherit, "run", accepted)
-    monkeypatch.setattr("darwinc.compression.TWIN_SLACK", 0.0)
+    monkeypatch.setattr("darwinc.proving.TWIN_SLACK", 0.0)
     with pytest.raises(VerificationFailed, match="in ONNX Runtime and in torch"):
         squeezed(tmp_path, build(PLAIN), settings=replace(QUICK, recover=("inherit",)))
     assert not (tmp_path / "out.onnx").exists()
