@@ -18,7 +18,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from darwinc.errors import OutputError, UsageError
-from darwinc.report_schema import Latency, Quality, Report, points
+from darwinc.report_questions import points
+from darwinc.report_schema import Latency, Quality, Report
 
 LARGEST_RATIO = 10.0
 SUMMARY_FILES = ("GITHUB_STEP_SUMMARY", "GITEA_STEP_SUMMARY", "FORGEJO_STEP_SUMMARY")

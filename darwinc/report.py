@@ -17,7 +17,8 @@ import pydantic_core
 
 from darwinc.errors import InputError, OutputError
 from darwinc.report_page import to_markdown
-from darwinc.report_schema import SCHEMA, Report, efficiency
+from darwinc.report_questions import efficiency
+from darwinc.report_schema import SCHEMA, Report
 
 __all__ = [
     "Report",

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import jinja2
 import rich.filesize
 
-from darwinc.report_schema import Agreement, Recovery, Report, merge_barriers, most_shrunk, points
+from darwinc.report_questions import merge_barriers, most_shrunk, points
+from darwinc.report_schema import Agreement, Recovery, Report
 
 MISSING = "not measured"
 MET_WITHIN = 0.01

@@ -1,4 +1,4 @@
-"""The schema `darwinc.report/1` of report.json, as typed models, and the questions that pages and gates ask of them.
+"""The schema `darwinc.report/1` of report.json, as typed models.
 
 `report.schema.json`, which ships beside this module, is generated from these models; a test keeps both in step.
 Unknown fields are kept, so that a report of a later version can still be read. What a run could not measure is
@@ -7,8 +7,6 @@ null or absent; not-a-number is written as null, since JSON has no word for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -86,8 +84,9 @@ class Member(Part):
 class Death(Part):
     """One removed channel, by its place in the group.
 
-    `cause` is collapsed, redundant, no_influence or stagnant; low_score where a criterion ranked it that says nothing of
-    causes. `peers` are the survivors that say what it said, with their coefficients in deviations, the largest first.
+    `cause` is collapsed, redundant, no_influence or stagnant; low_score where a criterion ranked it that says nothing
+    of causes. `peers` are the survivors that say what it said, with their coefficients in
+    deviations, the largest first.
     """
 
     unit: int
@@ -133,7 +132,7 @@ class Verification(Agreement):
 
 
 class Quality(Part):
-    """The metric on held-out samples. A rate (accuracy, agreement) may be a fraction or in points: see `points`."""
+    """The metric on held-out samples. A rate (accuracy, agreement) may be a fraction or in points (`report_questions`)."""
 
     metric: str
     before: float | None = None
@@ -204,8 +203,8 @@ class Guarantee(Part):
 class PopulationHistory(Part):
     """The masses (or fitness) of one group's channels over time.
 
-    `masses` has a row per recorded step: a figure for each channel, or, where there are many, the minimum, quartiles and
-    maximum (`summarised`). `extinct` is the step at which each channel died; null where it lives.
+    `masses` has a row per recorded step: a figure for each channel, or, where there are many, the minimum, quartiles
+    and maximum (`summarised`). `extinct` is the step at which each channel died; null where it lives.
     """
 
     id: str
@@ -344,64 +343,6 @@ class Report(Part):
     warnings: list[str] = []
 
 
-@dataclass(frozen=True)
-class MergedBarrier:
-    """Barriers of one reason: how many nodes, of which operators, and one of them as an example."""
-
-    reason: str
-    count: int
-    op_types: tuple[str, ...]
-    example: str
-
-
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of report.json, from the models of this module."""
     return {"$schema": DIALECT, **Report.model_json_schema(by_alias=True), "title": SCHEMA}
-
-
-def efficiency(before: Counts, after: Counts) -> Efficiency:
-    """Before / after of every count; null where a count is missing or nothing is left."""
-
-    def over(name: str) -> float | None:
-        old, new = getattr(before, name), getattr(after, name)
-        return old / new if old is not None and new else None
-
-    return Efficiency(
-        parameters=over("parameters"),
-        macs=over("macs"),
-        bytes=over("bytes"),
-        synaptic=over("synapses"),
-        cluster=over("kernels"),
-    )
-
-
-def points(quality: Quality) -> tuple[float | None, float | None]:
-    """The metric before and after in points: 92.6 for an accuracy of 92.6 %.
-
-    A metric whose figures both lie in [-1, 1] counts as a fraction unless `scale` says otherwise.
-    """
-    figures = (quality.before, quality.after)
-    fraction = all(figure is None or abs(figure) <= 1 for figure in figures)
-    if quality.scale == "points" or (quality.scale is None and not fraction):
-        return figures
-    before, after = (None if figure is None else 100 * figure for figure in figures)
-    return before, after
-
-
-def merge_barriers(barriers: Sequence[Barrier]) -> list[MergedBarrier]:
-    """One row per reason, the most frequent first."""
-    by_reason: dict[str, list[Barrier]] = {}
-    for barrier in barriers:
-        by_reason.setdefault(barrier.reason, []).append(barrier)
-    rows = [
-        MergedBarrier(reason, len(found), tuple(sorted({barrier.op_type for barrier in found})), found[0].node)
-        for reason, found in by_reason.items()
-    ]
-    return sorted(rows, key=lambda row: -row.count)
-
-
-def most_shrunk(groups: Sequence[Group], limit: int | None = 10) -> list[Group]:
-    """The groups that lost channels, those that lost the largest share first."""
-    shrunk = [group for group in groups if group.channels_after < group.channels_before]
-    shrunk.sort(key=lambda group: (group.channels_after / group.channels_before, -group.channels_before))
-    return shrunk[:limit]

@@ -28,7 +28,8 @@ from darwinc.report_page import (
     size_text,
     target_text,
 )
-from darwinc.report_schema import Barrier, Group, Quality, Target, json_schema, merge_barriers, most_shrunk, points
+from darwinc.report_questions import merge_barriers, most_shrunk, points
+from darwinc.report_schema import Barrier, Group, Quality, Target, json_schema
 from darwinc.selection import SHORTFALL
 
 SCHEMA_FILE = Path(__file__).parents[1] / "darwinc" / "report.schema.json"
