@@ -132,7 +132,7 @@ class Verification(Agreement):
 
 
 class Quality(Part):
-    """The metric on held-out samples. A rate (accuracy, agreement) may be a fraction or in points (`report_questions`)."""
+    """The metric on held-out samples. A rate (accuracy, agreement) may be a fraction or in points."""
 
     metric: str
     before: float | None = None
