@@ -19,6 +19,7 @@ PASSES: dict[str, str] = {
 
 CALIBRATORS: dict[str, str] = {
     "statistics": "second moments and curvature at every reader, in one streaming pass",
+    "feature_maps": "the nuclear norm that feature maps lose without each channel",
     "refit": "rectifier-aware ridge least squares of every layer, on the compressed prefix",
     "recalibrate": "mean and variance at every BatchNormalization, and at every layer without one",
     "training": "the loop of distill and finetune, what it is told, and what it sees",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from darwinc.fitness.darwinian import DarwinianScore, invert
+from darwinc.fitness.darwinian import DarwinianScore
+from darwinc.fitness.reader_state import invert
 from darwinc.fitness.static import StaticScore
 from darwinc.fitness.statistics import Matrix, ReaderStatistics, Vector
 
