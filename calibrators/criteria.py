@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from darwinc.calibrators.trajectories import Trajectory, from_checkpoints
 from darwinc.channels import Channels
 from darwinc.console import Stage
 from darwinc.errors import UsageError
@@ -38,8 +39,12 @@ ACTIVATIONS = ("chip",)
 """The rivals that take activations alone."""
 
 
-def make_fitness(name: str, job: Job, stage: Stage, scoring: Scoring = SCORING) -> Fitness:
+def make_fitness(
+    name: str, job: Job, stage: Stage, scoring: Scoring = SCORING, trajectory: Trajectory | None = None
+) -> Fitness:
     """The criterion by name, or package.module:callable; those that need statistics gather them.
+
+    `trajectory` is one that was watched, for adaptability, in place of the checkpoints that `scoring` names.
 
     Units of the job's channels come to stand for positions of the same rank in every head or group (`matching`), unless
     chance decides.
@@ -58,7 +63,7 @@ def make_fitness(name: str, job: Job, stage: Stage, scoring: Scoring = SCORING) 
         job.channels = matched(job.channels, found)
         return StaticScore(unit_scores(job.channels, found), groups)
     if name == "darwin":
-        return _darwinian(job, stage, scoring)
+        return _darwinian(job, stage, scoring, trajectory)
     judge = JUDGES[name] if name in JUDGES else users_judge(name)
     ballot = _Ballot(judge, None if name in WEIGHTS_TELL else _measured(name, job, stage))
     scores = ballot.scores(job)
@@ -66,7 +71,10 @@ def make_fitness(name: str, job: Job, stage: Stage, scoring: Scoring = SCORING) 
     return StaticScore(scores, groups)
 
 
-def _darwinian(job: Job, stage: Stage, scoring: Scoring) -> DarwinianScore:
+def _darwinian(job: Job, stage: Stage, scoring: Scoring, trajectory: Trajectory | None) -> DarwinianScore:
+    if trajectory is None and scoring.trajectory:
+        stage.say("reading checkpoints")
+        trajectory = from_checkpoints(job.channels, scoring.trajectory)
     # torch takes seconds to import, which only a fitness that measures should pay.
     from darwinc.calibrators.calibration import statistics_of
 
@@ -76,6 +84,8 @@ def _darwinian(job: Job, stage: Stage, scoring: Scoring) -> DarwinianScore:
     score = DarwinianScore(parts, scoring)
     job.channels = matched(job.channels, score.losses_of_components(job.channels.count))
     score.assign(job.channels.owners, _kin(job.channels))
+    if trajectory is not None:
+        score.adapt(trajectory.adaptability(job.channels))
     return score
 
 
@@ -154,10 +164,8 @@ def _tell_unjudged(name: str, job: Job, unjudged: Sequence[str]) -> None:
     """
     if not unjudged:
         return
-    lacking = {"bn": "pass through no BatchNormalization"}.get(name, "were not measured")
+    lacking = {"bn": "pass through a BatchNormalization"}.get(name, "were measured")
     if len(unjudged) == len(job.channels.groups):
-        raise UsageError(
-            f"The {name} fitness has nothing to go by: all channels {lacking}; use darwin, fpgm, l1 or l2."
-        )
+        raise UsageError(f"The {name} fitness has nothing to go by: no channels {lacking}; use darwin, fpgm, l1 or l2.")
     shown = ", ".join(unjudged[:3]) + (f" and {len(unjudged) - 3} more" if len(unjudged) > 3 else "")
-    job.warnings.append(f"Channels that {lacking} are ranked by L1 instead of {name}: groups {shown}.")
+    job.warnings.append(f"Groups {shown} are ranked by L1 instead of {name}: none of their channels {lacking}.")

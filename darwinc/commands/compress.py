@@ -228,7 +228,7 @@ def _bytes(text: str) -> float:
 def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     """The outcome on the terminal."""
     from darwinc.console import GroupRow, groups_table, summary_table
-    from darwinc.report_page import recovery_lines, target_text
+    from darwinc.report_page import causes_text, recovery_lines, target_text
 
     remarks = {
         entry.group: f"multiple of {entry.multiple}: {entry.why}"
@@ -250,6 +250,9 @@ def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
         terminal.warn(warning)
     achieved, asked = target_text(report)
     terminal.note(f"target: {achieved}" + (f" ({asked})" if asked else ""))
+    causes = causes_text(report)
+    if causes:
+        terminal.note(f"channels that died: {causes}")
     for line in () if dry_run else recovery_lines(report):
         terminal.note(line)
     if report.verify is not None:

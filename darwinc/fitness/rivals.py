@@ -31,14 +31,14 @@ def geometric_median(population: Population) -> Vector:
     """
     filters = population.filters.astype(np.float64)
     lengths = np.einsum("uk,uk->u", filters, filters)
-    total = np.zeros(len(filters))
+    total = np.zeros(len(filters), np.float64)
     for start in range(0, len(filters), ROWS):
         rows = slice(start, start + ROWS)
-        squares = lengths[rows, None] + lengths - 2 * filters[rows] @ filters.T
+        both = lengths[rows, None] + lengths
+        squares = both - 2 * filters[rows] @ filters.T
         # What is left of the distance of a filter to itself, or to its twin, is rounding.
-        squares[squares < 1e-12 * (lengths[rows, None] + lengths)] = 0.0
-        total[rows] = np.sqrt(squares).sum(axis=1)
-    return np.asarray(total, np.float64)
+        total[rows] = np.sqrt(np.where(squares > 1e-12 * both, squares, 0.0)).sum(axis=1)
+    return total
 
 
 ROWS = 256
@@ -56,7 +56,8 @@ JUDGES: Mapping[str, Judge] = {
 
 def summed_weights(population: Population) -> Vector:
     """L1 of each unit's filters, for groups about which another criterion knows nothing."""
-    return np.abs(population.filters).sum(axis=1, dtype=np.float64)
+    sums: Vector = np.abs(population.filters).sum(axis=1, dtype=np.float64)
+    return sums
 
 
 def users_judge(spec: str) -> Judge:
