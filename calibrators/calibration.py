@@ -7,7 +7,7 @@ layer's input is taken to be white.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,8 +111,11 @@ def calibration_of(job: Job) -> Calibration:
     return job.calibration
 
 
-def statistics_of(job: Job, stage: Stage) -> Statistics:
-    """The statistics of every reader. They are large: whoever asks holds them, and nobody else does."""
+def statistics_of(job: Job, stage: Stage, *, gradients: bool = True, extra: Collection[str] = ()) -> Statistics:
+    """The statistics of every reader. They are large: whoever asks holds them, and nobody else does.
+
+    `extra` are those that not every criterion needs (`statistics.gather`).
+    """
     calibration = calibration_of(job)
     if calibration.twin is None:
         return from_weights(job.channels)
@@ -123,7 +126,8 @@ def statistics_of(job: Job, stage: Stage) -> Statistics:
         calibration.batches,
         rung=calibration.rung,
         seed=job.seed,
-        gradients=True,
+        gradients=gradients,
+        extra=extra,
         progress=lambda done: stage.at(done / calibration.samples),
     )
     stage.at(1.0)

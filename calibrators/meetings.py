@@ -63,7 +63,7 @@ class Meeting:
             return [alike(own, self.components.size, self.blind) for own in self.components]
         squares, sizes = ((found / samples).cpu().numpy() for found in (self.squares, self.sizes))
         return [
-            ReaderStatistics(own, np.eye(len(own)), np.diag(square), own, size, self.blind)
+            ReaderStatistics(own, np.eye(len(own)), np.diag(square), own, size, self.blind, fisher=square / 2)
             for own, square, size in zip(self.components, squares, sizes, strict=True)
         ]
 

@@ -54,6 +54,13 @@ class Moments:
         mirror(self.second.div_(self.count))
         return self.second.addr_(offset, offset, alpha=-1)
 
+    def mean(self) -> torch.Tensor:
+        """The mean of all rows seen [S]; at least one batch must have been."""
+        self._fold()
+        if self.first is None or self.shift is None:
+            raise DarwincError("no calibration batch was seen before statistics were asked for")
+        return self.first / self.count + self.shift
+
 
 def lower(rows: torch.Tensor, total: torch.Tensor | None = None) -> torch.Tensor:
     """Rows' rows [S, S] of rows [R, S], added to a float64 total, as far as symmetry doesn't tell (`mirror`)."""

@@ -7,19 +7,20 @@ random directions for outputs that are no probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from darwinc.calibrators.feature_maps import FeatureMaps
 from darwinc.calibrators.meetings import Meeting, find_meetings
 from darwinc.calibrators.moments import Moments, lower, mirror
 from darwinc.calibrators.sites import Site, find_sites
 from darwinc.channels import Channels
 from darwinc.data import samples_in
-from darwinc.fitness.statistics import ReaderStatistics
+from darwinc.fitness.statistics import ReaderStatistics, Vector
 from darwinc.torch_graph import TorchGraph
 
 Feed = Mapping[str, npt.NDArray[np.generic]]
@@ -60,6 +61,7 @@ class _Part:
     moments: Moments = field(default_factory=Moments)
     curvature: torch.Tensor | None = None
     taylor: torch.Tensor | None = None
+    fisher: torch.Tensor | None = None
 
     @classmethod
     def of(cls, number: int, units: npt.NDArray[np.int64], taps: int) -> _Part:
@@ -87,6 +89,11 @@ class _Part:
         by_tap = found.reshape(taps, self.channels, taps, self.channels)
         return by_tap.permute(1, 0, 3, 2).reshape(found.shape)
 
+    def mean(self) -> torch.Tensor:
+        """Of the slots [S], which go by channel."""
+        found = self.moments.mean()
+        return found.reshape(-1, self.channels).T.flatten() if self.block else found
+
     def weight(self, matrix: torch.Tensor) -> torch.Tensor:
         """A weight [O, C, T] by slot [O, S, T']."""
         if self.block:
@@ -101,20 +108,23 @@ class Statistics:
     """What one pass over the data found.
 
     `readers[output name]` has one entry per group of the convolution; `samples` counts what was seen; `rung` is where
-    it comes from (`calibration.Calibration`).
+    it comes from (`calibration.Calibration`). `chip` [count] is the nuclear norm that feature maps lose without each
+    component (`feature_maps`), where that was asked for.
     """
 
     readers: dict[str, list[ReaderStatistics]]
     samples: int
     rung: str
+    chip: Vector | None = None
 
 
 @dataclass
 class _Watch:
-    """One reader under observation."""
+    """One reader under observation; `squares` says whether diagonal Fisher is wanted."""
 
     site: Site
     positions: npt.NDArray[np.int64]
+    squares: bool = False
     parts: list[_Part] = field(default_factory=list)
     weight: torch.Tensor | None = None
     x: torch.Tensor | None = None
@@ -150,33 +160,39 @@ def gather(
     rung: str,
     seed: int = 0,
     gradients: bool = True,
+    extra: Collection[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Statistics:
-    """Stream `batches` through the twin and collect statistics at every reader of a prunable channel."""
+    """Stream `batches` through the twin and collect statistics at every reader of a prunable channel.
+
+    `extra` are those that not every criterion needs: fisher (with gradients), chip.
+    """
     readers = {str(reader.node.outputs[0].name): channels.component[reader.ids] for reader in channels.flow.readers}
     watches = {
-        name: _Watch(site, readers[name])
+        name: _Watch(site, readers[name], "fisher" in extra)
         for name, site in find_sites(twin).items()
         if name in readers and readers[name].any()
     }
     meetings = find_meetings(twin, channels)
+    maps = FeatureMaps(channels.count) if "chip" in extra else None
     generator = torch.Generator().manual_seed(seed)
     samples = 0
     for feed in batches:
-        _batch(twin, watches, meetings, feed, generator, gradients=gradients)
+        _batch(twin, watches, meetings, maps, feed, generator, gradients=gradients)
         samples += samples_in(feed)
         if progress is not None:
             progress(samples)
     # Moments are given up one by one, as the statistics made of them are as large.
     found = {name: watches.pop(name).conclude(samples) for name in list(watches)}
     found |= {name: meeting.conclude(samples) for name, meeting in meetings.items()}
-    return Statistics(found, samples, rung)
+    return Statistics(found, samples, rung, None if maps is None else maps.scores())
 
 
 def _batch(
     twin: TorchGraph,
     watches: Mapping[str, _Watch],
     meetings: Mapping[str, Meeting],
+    maps: FeatureMaps | None,
     feed: Feed,
     generator: torch.Generator,
     *,
@@ -192,6 +208,9 @@ def _batch(
                     twin.value(str(step.inputs[place]), environment) for place in (watch.site.data, watch.site.weight)
                 )
                 watch.see(x, weight, results[0], generator, keep=gradients)
+                if maps is not None:
+                    rows = watch.site.input_rows(x)
+                    maps.see(str(watch.site.step.inputs[watch.site.data]), by_sample(x, rows), watch.positions)
             if gradients and (meeting := meetings.get(step.outputs[0])) is not None:
                 meeting.x = twin.value(str(step.inputs[meeting.operand]), environment)
             environment.update(zip(step.outputs, results, strict=False))
@@ -258,12 +277,31 @@ def _add_curvature(watch: _Watch, gradient: torch.Tensor, generator: torch.Gener
         part.curvature = moment if part.curvature is None else part.curvature + moment
 
 
+def by_sample(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Rows [R, P] of a site's input, which has samples on its first axis, as [N, places, P]; a vector is one sample."""
+    samples = x.shape[0] if x.ndim > 1 and len(rows) % max(x.shape[0], 1) == 0 else 1
+    return rows.reshape(samples, -1, rows.shape[1])
+
+
 def _add_taylor(watch: _Watch, product: torch.Tensor) -> None:
-    """E|sum over positions of z g| by input position of the reader."""
+    """E|sum over positions of z g| by input position of the reader; 1/2 E(sum over positions of z g)^2 if wanted."""
     summed = product.flatten(2).sum(2) if watch.site.convolution else watch.site.input_rows(product)
     total = summed.reshape(len(summed), watch.site.groups, -1).abs().sum(0).double()
     for part in watch.parts:
         part.taylor = total[part.number] if part.taylor is None else part.taylor + total[part.number]
+    if watch.squares:
+        sums = summed if watch.site.convolution else by_sample(product, summed).sum(1)
+        squares = _squares(sums.double(), watch.positions).reshape(watch.site.groups, -1)
+        for part in watch.parts:
+            part.fisher = squares[part.number] if part.fisher is None else part.fisher + squares[part.number]
+
+
+def _squares(sums: torch.Tensor, positions: npt.NDArray[np.int64]) -> torch.Tensor:
+    """1/2 sum over samples of (z g)^2 of each component, of sums [N, P]; shared evenly among its positions [P]."""
+    components, of, counts = np.unique(positions, return_inverse=True, return_counts=True)
+    index = torch.from_numpy(of).to(sums.device)
+    together = sums.new_zeros(len(sums), len(components)).index_add_(1, index, sums)
+    return (together.square().sum(0) / 2 / torch.from_numpy(counts).to(sums.device))[index]
 
 
 def curvature_objective(outputs: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor | None:
@@ -310,8 +348,18 @@ def class_log_probabilities(output: torch.Tensor) -> torch.Tensor | None:
 def _conclude(part: _Part, matrix: torch.Tensor, positions: npt.NDArray[np.int64], samples: int) -> ReaderStatistics:
     covariance = part.covariance()
     gram = _gram(part.weight(matrix), None if part.curvature is None else part.curvature / samples, covariance)
-    taylor = None if part.taylor is None else (part.taylor / samples).cpu().numpy()
-    return ReaderStatistics(part.units, covariance.cpu().numpy(), gram.cpu().numpy(), positions, taylor)
+    taylor, fisher = (
+        None if total is None else (total / samples).cpu().numpy() for total in (part.taylor, part.fisher)
+    )
+    return ReaderStatistics(
+        part.units,
+        covariance.cpu().numpy(),
+        gram.cpu().numpy(),
+        positions,
+        taylor,
+        fisher=fisher,
+        mean=part.mean().cpu().numpy(),
+    )
 
 
 def _gram(matrix: torch.Tensor, curvature: torch.Tensor | None, covariance: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -36,7 +38,7 @@ def from_weights(channels: Channels, measured: Statistics | None = None) -> Stat
             for group, positions in enumerate(units.reshape(reader.groups, -1))
         ]
     if measured is not None:
-        return Statistics(readers, measured.samples, measured.rung)
+        return replace(measured, readers=readers)
     for meeting in prunable(channels):
         met = channels.component[meeting.ids]
         readers[str(meeting.node.outputs[0].name)] = [alike(met, len(met), np.zeros(0, np.int64))]

@@ -107,6 +107,7 @@ def compress(
         settings.max_share,
         settings.protect,
         settings.only,
+        settings.scoring,
     )
     cull.plan(job.original, job.channels)
     recovery = _recovery(settings, job)

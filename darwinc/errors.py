@@ -47,7 +47,7 @@ class UnsupportedOperator(InputError):
     """The torch twin has no rule for an operator of the model; `found` says which, and where, without the advice."""
 
     def __init__(self, found: str) -> None:
-        super().__init__(f"{found}; use --fitness l1, l2 or random with --recover none, which need no torch.")
+        super().__init__(f"{found}; use --fitness l1, l2, fpgm or random with --recover none, which need no torch.")
         self.found = found
 
 

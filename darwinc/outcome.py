@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.channels import Channels, barriers
+from darwinc.channels import ChannelGroup, Channels, barriers
 from darwinc.cost import Cost
 from darwinc.equivalence import Agreement
+from darwinc.fitness.statistics import Death
 from darwinc.passes.cull import AUTO_ALIGN, why_finer
 from darwinc.pipeline import Job
 from darwinc.preprocess_notes import PREPROCESS_KEY
@@ -62,6 +64,7 @@ def settle_target(values: dict[str, Any]) -> None:
 def group_rows(channels: Channels, job: Job | None = None) -> list[dict[str, Any]]:
     """The report's `groups`."""
     rows = []
+    died = {} if job is None or job.selection is None else {death.unit: death for death in job.selection.deaths}
     for group in channels.groups:
         left = len(group) if job is None else int(np.count_nonzero(~job.dead[group.units]))
         members = [{"tensor": member.tensor, "axis": member.axis} for member in group.members]
@@ -73,9 +76,27 @@ def group_rows(channels: Channels, job: Job | None = None) -> list[dict[str, Any
                 "channels_after": left,
                 "members": members,
                 "scores": scores,
+                **_deaths(group, died),
             }
         )
     return rows
+
+
+def _deaths(group: ChannelGroup, died: Mapping[int, Death]) -> dict[str, Any]:
+    """Why the group's units died, by their places in it."""
+    place = {unit: number for number, unit in enumerate(group.units.tolist())}
+    found = [died[unit] for unit in place if unit in died]
+    return {
+        "causes": dict(Counter(death.cause for death in found)),
+        "deaths": [
+            {
+                "unit": place[death.unit],
+                "cause": death.cause,
+                "peers": [(place[unit], share) for unit, share in death.peers if unit in place],
+            }
+            for death in found
+        ],
+    }
 
 
 def barrier_rows(channels: Channels) -> list[dict[str, str]]:

@@ -19,9 +19,11 @@ PASSES: dict[str, str] = {
 
 CALIBRATORS: dict[str, str] = {
     "statistics": "second moments and curvature at every reader, in one streaming pass",
+    "feature_maps": "the nuclear norm that feature maps lose without each channel",
     "refit": "rectifier-aware ridge least squares of every layer, on the compressed prefix",
     "recalibrate": "mean and variance at every BatchNormalization, and at every layer without one",
     "training": "the loop of distill and finetune, what it is told, and what it sees",
+    "trajectories": "how the weights of each channel moved, from checkpoints",
     "weights_only": "white inputs at every layer, for graphs that torch can't run",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.resources
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -164,6 +165,23 @@ def target_text(report: Report) -> tuple[str, str]:
     return f"{achieved} of the {removed} removed", f"{asked} asked{met}"
 
 
+CAUSES = {
+    "collapsed": "collapsed",
+    "redundant": "redundant",
+    "no_influence": "without influence",
+    "stagnant": "stagnant",
+    "low_score": "of low score",
+}
+
+
+def causes_text(report: Report) -> str:
+    """How many channels died of what: "45 redundant, 13 collapsed"; empty where none died."""
+    counts: Counter[str] = Counter()
+    for group in report.groups:
+        counts.update(group.causes)
+    return ", ".join(f"{counts[cause]} {words}" for cause, words in CAUSES.items() if counts[cause])
+
+
 def recovery_lines(report: Report) -> list[str]:
     """What became of each repair, a line each; and a line where there was none."""
     if not any(entry.name in REPAIRS for entry in report.passes):
@@ -203,6 +221,7 @@ def to_markdown(report: Report) -> str:
         points=points(report.quality) if report.quality else None,
         statistics=STATISTICS.get(report.statistics or ""),
         groups=most_shrunk(report.groups),
+        causes=causes_text(report),
         shrunk_count=len(most_shrunk(report.groups, limit=None)),
         barriers=merge_barriers(report.barriers),
         command=shlex.join(report.command),

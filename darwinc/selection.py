@@ -13,6 +13,7 @@ import numpy.typing as npt
 from darwinc.channels import ChannelGroup, Channels, Mask
 from darwinc.cost import Terms
 from darwinc.fitness import Fitness
+from darwinc.fitness.statistics import Death
 
 TOLERANCE = 0.005
 """How far, as a share of the whole, the outcome may lie beyond the target before a finer cut is looked for."""
@@ -45,6 +46,7 @@ class Selection:
 
     Attributes:
         losses: predicted loss of each group's deaths, by group id.
+        deaths: why each died, in order.
         narrow: groups too narrow for the wanted multiple, and the one that they keep instead.
         finer: groups in which only a finer multiple met the target, and which.
     """
@@ -53,6 +55,7 @@ class Selection:
     align: int
     saved: int = 0
     losses: dict[str, float] = field(default_factory=dict)
+    deaths: list[Death] = field(default_factory=list)
     narrow: dict[str, int] = field(default_factory=dict)
     finer: dict[str, int] = field(default_factory=dict)
 
@@ -178,6 +181,7 @@ class _Greedy:
         return loss / max(saved, 1), units, loss, saved
 
     def _take(self, index: int, units: npt.NDArray[np.int64], loss: float, saved: int) -> None:
+        self.outcome.deaths += self.fitness.explain(units)
         self.fitness.remove(units)
         self.terms.remove(index, len(units))
         self.living[index] = self.living[index][~np.isin(self.living[index], units)]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darwinc.errors import UsageError
-from darwinc.fitness import FITNESS
 from darwinc.graph import check_folder
 from darwinc.passes.cull import TARGETS
 from darwinc.passes.distill import Distill
@@ -17,6 +16,7 @@ from darwinc.passes.inherit import Inherit
 from darwinc.passes.recalibrate import Recalibrate
 from darwinc.pipeline import Pass
 from darwinc.preprocess_notes import FROM_MODEL, read_spec
+from darwinc.scoring import SCORING, WEIGHTS_TELL, Scoring
 from darwinc.training import TRAINING, Training, judge_loss, parse_outputs
 
 RECOVERIES: dict[str, type[Pass]] = {
@@ -27,8 +27,6 @@ RECOVERIES: dict[str, type[Pass]] = {
 }
 TRAINED = ("distill", "finetune")
 """The recoveries that train."""
-WEIGHTS_TELL = ("l1", "l2", "random")
-"""The fitness criteria that need no measurements."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Settings:
         labels, preprocess: where the data needs them.
         test: labelled samples on which quality is measured and nothing else is done.
         fitness, align, max_share, protect, only: see `passes.cull.Cull`.
+        scoring: options of the `darwin` fitness.
         recover: `none`, or some of `RECOVERIES` in order; None chooses.
         training: budget and options of `distill` and `finetune`.
         loss: what `finetune` minimises (`passes.finetune.Finetune`).
@@ -65,6 +64,7 @@ class Settings:
     max_share: float = 0.9
     protect: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    scoring: Scoring = SCORING
     recover: tuple[str, ...] | None = None
     training: Training = TRAINING
     loss: str = "auto"
@@ -87,7 +87,7 @@ def judge(settings: Settings, target: Target) -> None:
     if target.amount <= 0 or (target.kind != "bytes" and target.amount >= 1):
         range_ = "more than 0" if target.kind == "bytes" else "between 0 and 1"
         raise UsageError(f"The target {target.kind} was given as {target.amount:g}; it is {range_}.")
-    _known("fitness", settings.fitness, FITNESS)
+    settings.scoring.judge(settings.fitness)
     recover = settings.recover or ()
     for name in recover:
         _known("recovery", name, ("none", *RECOVERIES))

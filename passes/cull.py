@@ -15,6 +15,7 @@ from darwinc.cost import CostModel, Terms, count_parameters
 from darwinc.eligibility import eligible, what_holds
 from darwinc.errors import Unreachable
 from darwinc.pipeline import Job, Pass
+from darwinc.scoring import SCORING, Scoring
 from darwinc.selection import TOLERANCE, Limits, reachable, select
 
 TARGETS = {"sparsity": "fraction of parameters", "macs": "fraction of MACs", "bytes": "bytes of the file"}
@@ -30,11 +31,12 @@ class Cull(Pass):
     Attributes:
         target: what is asked: `sparsity`, `macs` (fractions removed) or `bytes` (size of the file at most).
         amount: how much of it.
-        fitness: darwin, taylor, l1, l2 or random.
+        fitness: one of `darwinc.scoring.FITNESS`, or package.module:callable.
         align: channels that stay in a group are a multiple of this where its width allows; 0 chooses (8).
         max_share: the largest share of one group that may go.
         protect: patterns of nodes, tensors or groups that must stay whole.
         only: patterns of nodes, tensors or groups that may lose channels; all when empty.
+        scoring: options of the Darwinian Score.
     """
 
     target: str = "sparsity"
@@ -44,6 +46,7 @@ class Cull(Pass):
     max_share: float = 0.9
     protect: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    scoring: Scoring = SCORING
 
     def plan(self, model: ir.Model, channels: Channels) -> tuple[Terms, int, Limits]:
         """The terms to save on, how much to save, and the limits; refuses what can't be reached, before any work.
@@ -83,7 +86,7 @@ class Cull(Pass):
 
     def run(self, job: Job, stage: Stage) -> bool:
         terms, need, limits = self.plan(job.original, job.channels)
-        fitness = make_fitness(self.fitness, job, stage)
+        fitness = make_fitness(self.fitness, job, stage, self.scoring)
         stage.say("choosing channels")
         selection = select(job.channels, terms, fitness, need, limits, stage.at)
         for group in job.channels.groups:

@@ -117,7 +117,10 @@ USAGE = {
     "no share": (["compress", "model.onnx", "-o", "out.onnx", "--target-sparsity", "1.5"], "1.5 is not in the range"),
     "no size": (["compress", "model.onnx", "-o", "out.onnx", "--target-bytes", "few"], "'few' is no size"),
     "recovery": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "rest"], "no recovery 'rest'"),
-    "fitness": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--fitness", "height"], "'height' is not one of"),
+    "fitness": (
+        ["compress", "model.onnx", "-o", "out.onnx", *HALF, "--fitness", "height"],
+        "There is no fitness 'height'",
+    ),
     "recovery and none": (
         ["compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "none,inherit"],
         "none stands alone",

@@ -17,12 +17,12 @@ from darwinc.cost import CostModel, count_parameters
 from darwinc.data import InputSpec, open_data
 from darwinc.eligibility import eligible, what_holds
 from darwinc.errors import Unreachable, UsageError
-from darwinc.fitness import FITNESS
 from darwinc.fitness.rivals import magnitudes, random_scores, unit_scores
 from darwinc.fitness.static import StaticScore
 from darwinc.passes.cull import TARGETS, Cull
 from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job, run_pass
+from darwinc.scoring import WEIGHTS_TELL
 from tests.small_models import CLASSIFIER, build, images, save_data, stored
 
 
@@ -153,7 +153,7 @@ def test_random_scores_follow_the_seed() -> None:
     assert random_scores(groups, 3) != random_scores(groups, 4)
 
 
-@pytest.mark.parametrize("name", ["l1", "l2", "random"])
+@pytest.mark.parametrize("name", WEIGHTS_TELL)
 def test_what_needs_no_statistics_gathers_none(name: str) -> None:
     made = job()
     with made.terminal.stage("cull") as stage:
@@ -163,7 +163,7 @@ def test_what_needs_no_statistics_gathers_none(name: str) -> None:
 
 def test_an_unknown_fitness_lists_those_there_are() -> None:
     made = job()
-    with made.terminal.stage("cull") as stage, pytest.raises(UsageError, match="choose one of darwin, taylor, l1, l2"):
+    with made.terminal.stage("cull") as stage, pytest.raises(UsageError, match="choose from darwin, taylor, fisher"):
         make_fitness("height", made, stage)
 
 
@@ -208,4 +208,3 @@ def test_finer_multiples_are_said() -> None:
     assert told.keys() == made.selection.finer.keys()
     assert all(": multiples of 16 don't come close enough to the target" in reason for reason in told.values())
     assert done.options["align"] == 16
-    assert {"darwin", "taylor", "l1", "l2", "random"} == FITNESS.keys()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from darwinc.fitness.darwinian import DarwinianScore, invert
+from darwinc.fitness.darwinian import DarwinianScore
+from darwinc.fitness.reader_state import invert
 from darwinc.fitness.static import StaticScore
 from darwinc.fitness.statistics import Matrix, ReaderStatistics, Vector
+from darwinc.scoring import Scoring
 
 
 def reader(
@@ -181,3 +183,112 @@ def test_a_static_score_is_comparable_between_groups() -> None:
 
 def test_a_group_of_zero_scores_divides_by_nothing() -> None:
     assert StaticScore({}, [np.array([1, 2])]).losses(np.array([1, 2])).tolist() == [0.0, 0.0]
+
+
+# Exponents, floor and normalisation ----------------------------------------------------------------------------------
+
+OPTIONS = {
+    "loss": Scoring(),
+    "without diversity": Scoring((0.0, 1.0, 0.25)),
+    "without contribution": Scoring((1.0, 0.0, 0.25)),
+    "roots": Scoring((0.5, 0.7, 0.25)),
+    "floor": Scoring(floor=0.1),
+    "layer": Scoring(normalise="layer"),
+    "everything": Scoring((0.5, 2.0, 0.5), 0.01, "layer"),
+}
+
+
+def parts_of(statistics: ReaderStatistics) -> tuple[Vector, Vector]:
+    """d = 1 / (Var [C^-1]_ii) and a = K_ii Var of each slot."""
+    variance = np.diag(statistics.covariance)
+    return 1 / np.diag(invert(statistics.covariance)) / variance, np.diag(statistics.gram) * variance
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_score_is_the_product_of_its_factors(options: Scoring) -> None:
+    statistics = reader(*inputs(), gradient=np.diag(np.linspace(0.5, 2, 7)))
+    (diversity, contribution), (p, q, _) = parts_of(statistics), options.exponents
+    median = float(np.median(contribution))
+    want = (options.floor + diversity) ** p * (options.floor + contribution / median) ** q
+    want *= 0.5 * median if options.normalise == "loss" else 1.0
+    np.testing.assert_allclose(DarwinianScore([statistics], options).losses(np.arange(1, 13)), want, rtol=1e-9)
+
+
+@pytest.mark.parametrize("options", [Scoring(normalise="layer"), Scoring(floor=1e-300)])
+@pytest.mark.parametrize("units", [None, [1, 2, 3, 4] * 3])
+def test_without_options_the_score_is_the_joint_cost(options: Scoring, units: list[int] | None) -> None:
+    """Worked out factor by factor it is the same number, for units of one row and of several, after deaths too."""
+    statistics = reader(*inputs(), units=units, gradient=np.diag(np.linspace(0.5, 2, 7)))
+    plain, other = DarwinianScore([statistics]), DarwinianScore([statistics], options)
+    every = np.unique(statistics.units)
+    scale = 1.0
+    if options.normalise == "layer":
+        own = np.diag(statistics.gram) * np.diag(statistics.covariance)
+        scale = 0.5 * float(np.median([own[statistics.units == unit].sum() for unit in every]))
+    for gone in (every[:0], every[2:3]):
+        plain.remove(gone)
+        other.remove(gone)
+        np.testing.assert_allclose(scale * other.losses(every), plain.losses(every), rtol=1e-9)
+
+
+def test_diversity_of_several_rows_alone_is_their_mean_conditional_variance() -> None:
+    statistics = reader(*inputs(), units=[1, 2, 3, 4] * 3)
+    deviation = np.sqrt(np.diag(statistics.covariance))
+    inverse = invert(statistics.covariance) * deviation[:, None] * deviation
+    own = np.diag(statistics.gram) * deviation**2
+    blocks = [np.flatnonzero(statistics.units == unit) for unit in range(1, 5)]
+    median = np.median([own[block].sum() for block in blocks])
+    want = [0.5 * median * np.trace(np.linalg.inv(inverse[np.ix_(block, block)])) / 3 for block in blocks]
+    found = DarwinianScore([statistics], Scoring((1.0, 0.0, 0.25))).losses(np.arange(1, 5))
+    np.testing.assert_allclose(found, want, rtol=1e-9)
+
+
+def test_without_diversity_nobody_inherits() -> None:
+    score = DarwinianScore([reader(*inputs())], Scoring((0.0, 1.0, 0.25)))
+    before = score.losses(np.arange(1, 13))
+    score.remove(np.array([3, 7]))
+    living = np.setdiff1d(np.arange(1, 13), [3, 7])
+    np.testing.assert_array_equal(score.losses(living), before[living - 1])
+    assert score.losses(np.array([3, 7])).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_rescaling_a_channel_changes_no_score_under_any_option(options: Scoring) -> None:
+    z, weights = inputs()
+    scale, units = 10.0 ** np.linspace(-3, 3, z.shape[1]), np.arange(1, 13)
+    scores = [DarwinianScore([reader(z * by, weights / by)], options) for by in (np.ones(12), scale)]
+    for gone in (units[:0], units[3:5]):
+        for score in scores:
+            score.remove(gone)
+        np.testing.assert_allclose(scores[1].losses(units), scores[0].losses(units), rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_chunk_is_as_good_as_one_by_one_under_any_option(options: Scoring) -> None:
+    statistics = reader(*inputs(14))
+    chunk, cost = DarwinianScore([statistics], options).weakest(np.arange(1, 15), 6)
+    score, living, total = DarwinianScore([statistics], options), np.arange(1, 15), 0.0
+    for wanted in chunk.tolist():
+        (victim,), one = score.weakest(living, 1)
+        assert victim == wanted
+        score.remove(np.array([victim]))
+        living, total = living[living != victim], total + one
+    assert cost == pytest.approx(total, rel=1e-9)
+
+
+def test_a_unit_nobody_reads_is_free_whatever_the_floor() -> None:
+    score = DarwinianScore([reader(*inputs(6))], Scoring(floor=1.0))
+    assert score.losses(np.array([9])) == 0.0
+
+
+def test_adaptability_multiplies_the_score() -> None:
+    statistics, units = reader(*inputs()), np.arange(1, 13)
+    adaptability = np.concatenate([[1.0], np.linspace(0.0, 3.0, 12)])
+    for options in (Scoring(), Scoring((1.0, 1.0, 0.5), 0.1)):
+        plain, adapted = (DarwinianScore([statistics], options) for _ in range(2))
+        adapted.adapt(adaptability)
+        factor = (options.floor + adaptability[units]) ** options.exponents[2]
+        np.testing.assert_allclose(adapted.losses(units), plain.losses(units) * factor, rtol=1e-12)
+        chosen, cost = adapted.weakest(units, 1)
+        assert cost == pytest.approx(adapted.losses(units).min())
+        assert chosen.tolist() == [units[np.argmin(adapted.losses(units))]]

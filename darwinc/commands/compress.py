@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from darwinc.commands.options import data_options, keep_apart, model_argument, output_file, terminal_options
+from darwinc.commands.scoring import scoring_options
 from darwinc.commands.training import training_options
 from darwinc.errors import UsageError
 from darwinc.training import Training, leads
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from darwinc.compression import Target
     from darwinc.console import Terminal
     from darwinc.report_schema import Report
+    from darwinc.scoring import Scoring
 
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 ALIGNMENTS = ("auto", "1", "2", "4", "8", "16", "32")
-FITNESS = ("darwin", "taylor", "l1", "l2", "random")
 
 
 @click.command(short_help="Make a model smaller: calibrate, cull, rewrite, prove, report.")
@@ -46,9 +47,7 @@ FITNESS = ("darwin", "taylor", "l1", "l2", "random")
 @click.option(
     "--strategy", type=click.Choice(["cull"]), default="cull", show_default=True, help="How channels compete."
 )
-@click.option(
-    "--fitness", type=click.Choice(FITNESS), default="darwin", show_default=True, help="What makes a channel fit."
-)
+@scoring_options
 @click.option(
     "--recover",
     metavar="LIST",
@@ -126,6 +125,7 @@ def compress(
     test: str | None,
     strategy: str,
     fitness: str,
+    scoring: Scoring,
     recover: str | None,
     training: Training,
     loss: str,
@@ -172,6 +172,7 @@ def compress(
         max_share=max_share,
         protect=protect,
         only=only,
+        scoring=scoring,
         recover=tuple(part.strip() for part in recover.split(",")) if recover else None,
         training=training,
         loss=loss,
@@ -227,7 +228,7 @@ def _bytes(text: str) -> float:
 def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     """The outcome on the terminal."""
     from darwinc.console import GroupRow, groups_table, summary_table
-    from darwinc.report_page import recovery_lines, target_text
+    from darwinc.report_page import causes_text, recovery_lines, target_text
 
     remarks = {
         entry.group: f"multiple of {entry.multiple}: {entry.why}"
@@ -249,6 +250,9 @@ def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
         terminal.warn(warning)
     achieved, asked = target_text(report)
     terminal.note(f"target: {achieved}" + (f" ({asked})" if asked else ""))
+    causes = causes_text(report)
+    if causes:
+        terminal.note(f"channels that died: {causes}")
     for line in () if dry_run else recovery_lines(report):
         terminal.note(line)
     if report.verify is not None:

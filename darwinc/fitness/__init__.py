@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from darwinc.fitness.statistics import Indices, Vector
+from darwinc.fitness.statistics import Death, Indices, Vector
+from darwinc.scoring import FITNESS
 
-FITNESS = {
-    "darwin": "1/2 AGC x NDE, refreshed after each death (Optimal Brain Surgeon on the readers of a channel)",
-    "taylor": "first-order Taylor, E|sum of z g| (Molchanov et al., 2017)",
-    "l1": "sum of absolute weights of the filters that make a channel (Li et al., 2017)",
-    "l2": "sum of squared weights of the filters that make a channel",
-    "random": "by chance, for comparison",
-}
+__all__ = ["FITNESS", "Fitness"]
 
 
 class Fitness(Protocol):
@@ -23,6 +18,9 @@ class Fitness(Protocol):
 
     def weakest(self, units: Indices, count: int) -> tuple[Indices, float]:
         """The `count` units that cost least together, and what they cost."""
+
+    def explain(self, units: Indices) -> list[Death]:
+        """Why these units of one group die together now; asked just before `remove`."""
 
     def remove(self, units: Indices) -> None:
         """Let these units die, and refresh what their peers are worth."""

@@ -1,23 +1,106 @@
-"""The rivals' scores: one fixed number per channel, from weights, gradients or chance."""
+"""The rivals' scores: one fixed number per channel, from weights, activations, gradients or chance."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from darwinc import graph
-from darwinc.axis_record import is_fixed
 from darwinc.channels import Channels
-from darwinc.fitness.statistics import Indices, ReaderStatistics
+from darwinc.errors import UsageError
+from darwinc.fitness.population import Population, makers
+from darwinc.fitness.statistics import Indices, Vector
+from darwinc.user_code import current_folder_importable, named
+
+Judge = Callable[[Population], Vector | None]
+"""Scores [U] of a group's units, of which higher is fitter; None where it knows nothing about them."""
 
 
 def random_scores(groups: Sequence[Indices], seed: int) -> dict[int, float]:
     """Uniform random numbers."""
     random = np.random.default_rng(seed)
     return {int(unit): float(random.random()) for units in groups for unit in units}
+
+
+def geometric_median(population: Population) -> Vector:
+    """The sum of the distances of each filter to the others: who is close to all of them can be replaced by them.
+
+    Source: FPGM, Filter Pruning via Geometric Median (He et al., 2019).
+    """
+    filters = population.filters.astype(np.float64)
+    lengths = np.einsum("uk,uk->u", filters, filters)
+    total = np.zeros(len(filters), np.float64)
+    for start in range(0, len(filters), ROWS):
+        rows = slice(start, start + ROWS)
+        both = lengths[rows, None] + lengths
+        squares = both - 2 * filters[rows] @ filters.T
+        # What is left of the distance of a filter to itself, or to its twin, is rounding.
+        total[rows] = np.sqrt(np.where(squares > 1e-12 * both, squares, 0.0)).sum(axis=1)
+    return total
+
+
+ROWS = 256
+"""Filters whose distances to all others are held at once."""
+
+JUDGES: Mapping[str, Judge] = {
+    "taylor": lambda population: population.taylor,
+    "fisher": lambda population: population.fisher,
+    "chip": lambda population: population.chip,
+    "fpgm": geometric_median,
+    "bn": lambda population: population.bn,
+}
+"""The static criteria that are functions of a population; their sources are in `darwinc.scoring.FITNESS`."""
+
+
+def summed_weights(population: Population) -> Vector:
+    """L1 of each unit's filters, for groups about which another criterion knows nothing."""
+    sums: Vector = np.abs(population.filters).sum(axis=1, dtype=np.float64)
+    return sums
+
+
+def users_judge(spec: str) -> Judge:
+    """The user's function that `package.module:callable` names; modules in the current folder are found too.
+
+    Raises:
+        UsageError: there is none. Called, it raises one where the scores aren't one number of 0 or more for each unit.
+    """
+    try:
+        with current_folder_importable():
+            found = named(spec)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--fitness {spec} can't be imported ({error}); give package.module:callable.") from error
+    if not callable(found):
+        raise UsageError(
+            f"--fitness {spec} is no function; name one that takes a darwinc.fitness.population.Population."
+        )
+    function = found
+
+    def judge(population: Population) -> Vector:
+        with current_folder_importable():
+            returned = function(population)
+        count = len(population)
+        try:
+            scores = np.asarray(returned, np.float64)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"--fitness {spec} returned a {type(returned).__name__} for group {population.id}; return {count} "
+                "scores."
+            ) from None
+        if scores.shape != (count,):
+            raise UsageError(
+                f"--fitness {spec} returned the shape {list(scores.shape)} for group {population.id}; return one score "
+                f"for each of its {count} units."
+            )
+        if not (np.isfinite(scores).all() and (scores >= 0).all()):
+            raise UsageError(
+                f"--fitness {spec} returned scores for group {population.id} that are negative or no numbers; return "
+                "numbers of 0 or more, because groups are compared by their scores over the mean."
+            )
+        return scores
+
+    return judge
 
 
 SLAB = 2**20
@@ -30,15 +113,8 @@ def magnitudes(channels: Channels, power: int) -> npt.NDArray[np.float64]:
     Those are the rows of matrices, not what reads a channel.
     """
     total = np.zeros(channels.count)
-    read = {(reader.node, reader.weight): reader.weight_axis for reader in channels.flow.readers}
-    for use in channels.flow.uses:
-        made = [
-            axis for axis, ids in enumerate(use.axes) if not is_fixed(ids) and read.get((use.node, use.index)) != axis
-        ]
-        tensor = graph.constant_tensor(use.value)
-        if tensor is None or not made or sum(size > 1 for size in tensor.shape.numpy()) < 2:
-            continue
-        for axis, sums in zip(made, _sums(tensor.numpy(), made, power), strict=True):
+    for use, weight, made in makers(channels):
+        for axis, sums in zip(made, _sums(weight, made, power), strict=True):
             np.add.at(total, channels.component[use.axes[axis]], sums)
     return total
 
@@ -46,7 +122,8 @@ def magnitudes(channels: Channels, power: int) -> npt.NDArray[np.float64]:
 def unit_scores(channels: Channels, scores: npt.NDArray[np.float64]) -> dict[int, float]:
     """The score of every unit, from those of the components [channels.count] that die with it."""
     total = np.zeros(channels.count)
-    _add_to_owners(total, channels.owners, scores)
+    for column in channels.owners.T:
+        np.add.at(total, column, scores)
     return {int(unit): float(total[unit]) for group in channels.groups for unit in group.units}
 
 
@@ -71,27 +148,3 @@ def _sums_of_slab(slab: npt.NDArray[np.float32], axis: int, power: int) -> npt.N
     if before == 1:
         return np.asarray(np.einsum("jk,jk->j", cube[0], cube[0]))
     return np.asarray(np.einsum("ijk,ijk->j", cube, cube))
-
-
-def _add_to_owners(total: npt.NDArray[np.float64], owners: Indices, amounts: npt.NDArray[np.float64]) -> None:
-    for place in range(owners.shape[1]):
-        np.add.at(total, owners[:, place], amounts)
-
-
-def taylor_scores(readers: Iterable[Iterable[ReaderStatistics]], owners: Indices) -> dict[int, float]:
-    """E|sum over places of z g| of each channel: the mean over its readers, each of which saw the same gradient.
-
-    A reader comes in parts (groups of a convolution, heads), which add up. `owners` [count, K] are the units that each
-    component dies with.
-    """
-    found: dict[int, list[float]] = {}
-    for parts in readers:
-        total, touched = np.zeros(len(owners)), np.zeros(len(owners), np.bool_)
-        for part in parts:
-            if part.taylor is not None:
-                judged = part.judged(owners[part.positions])
-                _add_to_owners(total, judged, part.taylor)
-                touched[judged] = True
-        for unit in np.flatnonzero(touched[1:]) + 1:
-            found.setdefault(int(unit), []).append(float(total[unit]))
-    return {unit: float(np.mean(scores)) for unit, scores in found.items()}

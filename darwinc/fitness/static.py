@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from darwinc.fitness.statistics import Indices, Vector
+from darwinc.fitness.statistics import Death, Indices, Vector
 
 
 class StaticScore:
@@ -27,6 +27,10 @@ class StaticScore:
         losses = self.losses(units)
         order = np.argsort(losses, kind="stable")[:count]
         return units[order], float(losses[order].sum())
+
+    def explain(self, units: Indices) -> list[Death]:
+        """A low score is all that it knows."""
+        return [Death(unit, "low_score") for unit in units.tolist()]
 
     def remove(self, units: Indices) -> None:
         """Nothing to refresh: the score doesn't know about peers."""
