@@ -52,10 +52,9 @@ ROUNDING = 1e-5
 """Errors below this share of a value are rounding."""
 MACS = 12e9
 """The samples that are looked at are as many as this many MACs of the original pay for, within the bounds below."""
-FEWEST, MOST = 16, 256
+FEWEST, MOST = 16, 1024
 ROWS_PER_INPUT, FEWEST_ROWS = 4, 4096
 """Rows that a layer is refitted on: so many for each of its inputs, and so many at least, where there are as many."""
-LEAST_ROWS_PER_INPUT = 2
 HOLDOUT = 8
 PER_CHANNEL = frozenset({
     *SLOPES, "Add", "AveragePool", "BatchNormalization", "Concat", "Div", "GlobalAveragePool", "MaxPool", "Mul", "Sub",
@@ -207,7 +206,7 @@ class Surveyor:
         if bias is not None and not self.cut.is_constant(bias):
             return False
         x, t = self._rows(site, weight, inputs * taps, generator)
-        if x.shape[1] < LEAST_ROWS_PER_INPUT * inputs * taps:
+        if x.shape[1] < inputs * taps:
             return False
         kept = x.shape[1] - x.shape[1] // HOLDOUT
         seen, held = Rows(x[:, :kept], t[:, :kept]), Rows(x[:, kept:], t[:, kept:])

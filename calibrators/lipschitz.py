@@ -160,6 +160,12 @@ def _quotient(scene: Scene) -> Gains:
     return (float((1 / divisor.double()).abs().max()) * scene.spread(0), 0.0)
 
 
+def _log_softmax(scene: Scene) -> Gains:
+    """The Jacobian I - 1 p' is largest where p is certain: the root of the number of classes."""
+    shape, axis = scene.values[scene.step.outputs[0]].shape, int(number(scene.step, "axis", 1))
+    return _first(scene, math.sqrt(math.prod(shape[axis:])))
+
+
 def _max_pool(scene: Scene) -> Gains:
     """Every input can be the largest of as many windows as hold it."""
     kernel = scene.step.attributes.get("kernel_shape")
@@ -208,6 +214,7 @@ RULES: dict[str, Callable[[Scene], Gains]] = {
     "Elu": _attribute("alpha", 1.0),
     "HardSigmoid": _hard_sigmoid,
     "LeakyRelu": _attribute("alpha", 0.01),
+    "LogSoftmax": _log_softmax,
     "MaxPool": _max_pool,
     "Mul": _product,
     "PRelu": _prelu,
