@@ -220,7 +220,7 @@ class Surveyor:
     def _rows(
         self, site: Site, weight: torch.Tensor, width: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs [G, R, C*T] and outputs [G, R, O] at random positions of every sample, without the layer's own bias."""
+        """Inputs [G, R, C*T] and outputs [G, R, O] at random positions of all samples, without the layer's bias."""
         parts, batches = [], range(len(self.lockstep.before))
         name = str(site.step.inputs[site.data])
         samples = sum(environment[name].shape[0] for environment in self.lockstep.before)
@@ -239,7 +239,7 @@ class Surveyor:
     def _judge(self, step: Step, site: Site | None, local: float) -> None:
         """The errors of a node's outputs."""
         error = _Error(step.name, local=local)
-        arriving = [self.errors[name] if name in self.errors else None for name in map(str, step.inputs)]
+        arriving = [self.errors.get(str(name)) for name in step.inputs]
         if any(one is not None and one.bound > 0 for one in arriving):
             error.bound, error.unbounded = self._carried(step, site, arriving)
         error.bound += local
@@ -250,9 +250,7 @@ class Surveyor:
             if name in self.readers or name in self.lockstep.original.outputs:
                 self._measure(name, self.errors[name])
 
-    def _carried(
-        self, step: Step, site: Site | None, arriving: Sequence[_Error | None]
-    ) -> tuple[float, str | None]:
+    def _carried(self, step: Step, site: Site | None, arriving: Sequence[_Error | None]) -> tuple[float, str | None]:
         """The bound of what comes in, as it goes out; and the node at which it is lost."""
         lost = next((one.unbounded for one in arriving if one is not None and one.unbounded is not None), None)
         factors = gains(self._scene(step, site))
@@ -272,7 +270,9 @@ class Surveyor:
         if site is not None:
             weight = self.cut.value(str(step.inputs[site.weight]), self._made)
             matrix = self.inherited[site.output][0] if site.output in self.inherited else site.matrix(weight)
-        return Scene(step, self.cut, self.lockstep.after[0], self._made, site, matrix, clean, self._gates, self._largest)
+        return Scene(
+            step, self.cut, self.lockstep.after[0], self._made, site, matrix, clean, self._gates, self._largest
+        )
 
     def _largest(self, name: str) -> float:
         return max(float(values[name].abs().max()) for values in self.lockstep.before)

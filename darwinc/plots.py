@@ -1,30 +1,24 @@
-"""Pictures of a report as SVG that goes into a page as it is: no scripts, no ids that clash, colours for light and dark.
+"""The pictures of a report: channels, causes of death, masses, training, latency and bounds.
 
-Text stays text, drawn in the page's own font and colour. Names come from models that strangers made: they are never
-read as formulas, characters that XML can't hold are replaced, and matplotlib escapes what it writes. The same report
-gives the same bytes. Colours are those of Okabe and Ito, which colour-blind eyes tell apart.
+Colours are those of Okabe and Ito, which colour-blind eyes tell apart.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from darwinc.drawing import Drawing, label
 from darwinc.report_questions import lost_most, training_steps
 from darwinc.report_schema import Bound, Dynamics, Group, PopulationHistory, Recovery, Report
 
-INK = "#010203"
-"""Becomes the colour of the page's text."""
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C8C8C",
 )  # fmt: skip
@@ -36,28 +30,18 @@ CAUSES = {
     "low_score": PURPLE,
 }
 OTHER = SKY
-WIDTH, ROW, NARROW_ROW = 9.6, 0.24, 0.155
+ROW, NARROW_ROW = 0.24, 0.155
 """Inches."""
 ROWS_PER_COLUMN = 50
 MOST_PANELS, PANELS_IN_A_ROW = 12, 3
 MOST_LAYERS = 60
-MOST_STEPS = 150
-"""Points of a line; histories that are longer are thinned."""
-SETTINGS = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "axes.unicode_minus": False,
-    "font.family": "sans-serif",
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 8,
-    "axes.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-}
-UNPRINTABLE = re.compile("[^\t\n -~\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+MOST_STEPS, MOST_POINTS = 150, 1600
+"""Points of a line, and of all lines of a panel; histories that are longer are thinned."""
+LINEAR_UP_TO = 4
+"""Masses are 1 on average; an axis that reaches further is logarithmic above 1."""
+MOST_LINES = 64
+"""Units above which a panel shows bands."""
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,12 +62,6 @@ def pictures(report: Report) -> list[Picture]:
     drawn += [training(step) for step in training_steps(report.recovery)]
     drawn += [latency(report), guarantee(report)]
     return [picture for picture in drawn if picture is not None]
-
-
-def label(text: object, limit: int = 34) -> str:
-    """A name for a picture: on one line, in printable characters, its end kept where it is long."""
-    plain = UNPRINTABLE.sub("\ufffd", " ".join(str(text).split()))
-    return plain if len(plain) <= limit else f"\u2026{plain[1 - limit:]}"
 
 
 # Groups ---------------------------------------------------------------------------------------------------------------
@@ -127,7 +105,8 @@ def causes(groups: Sequence[Group]) -> Picture | None:
         places, start = np.arange(len(part)), np.zeros(len(part))
         for cause in [*known, *others]:
             counts = np.array([group.causes.get(cause, 0) for group in part], float)
-            axes.barh(places, counts, 0.76, start, color=CAUSES.get(cause, OTHER), label=label(cause.replace("_", " ")))
+            some, colour = counts > 0, CAUSES.get(cause, OTHER)
+            axes.barh(places[some], counts[some], 0.76, start[some], color=colour, label=label(cause.replace("_", " ")))
             start += counts
 
     total = {cause: sum(group.causes.get(cause, 0) for group in dying) for cause in [*known, *others]}
@@ -142,8 +121,8 @@ def _by_group(name: str, groups: Sequence[Group], draw: Callable[..., None], axi
     rows = -(-len(groups) // columns)
     narrow = columns > 1
     limit = {1: 44, 2: 22}.get(columns, 12)
-    with _Drawing(name, 0.9 + rows * (NARROW_ROW if narrow else ROW)) as drawing:
-        found = drawing.figure.subplots(1, columns, squeeze=False)[0]
+    with Drawing(name, 0.9 + rows * (NARROW_ROW if narrow else ROW)) as drawing:
+        found = drawing.figure.subplots(1, columns, squeeze=False, sharex=True)[0]
         for column, axes in enumerate(found):
             part = groups[column * rows : (column + 1) * rows]
             draw(axes, part, narrow=narrow)
@@ -180,10 +159,12 @@ def alive(dynamics: Dynamics) -> Picture | None:
     count = min(len(dynamics.steps), len(dynamics.alive))
     if count < 2:
         return None
-    with _Drawing("alive", 2.2) as drawing:
+    with Drawing("alive", 2.2) as drawing:
         axes = drawing.figure.subplots()
         chosen = _thinned(count)
-        axes.step([dynamics.steps[at] for at in chosen], [dynamics.alive[at] for at in chosen], where="post", color=BLUE)
+        axes.step(
+            [dynamics.steps[at] for at in chosen], [dynamics.alive[at] for at in chosen], where="post", color=BLUE
+        )
         axes.set_ylim(0)
         axes.set_xlabel("step")
         axes.set_ylabel("units alive")
@@ -198,7 +179,7 @@ def masses(dynamics: Dynamics, groups: Sequence[Group]) -> Picture | None:
         return None
     columns = min(PANELS_IN_A_ROW, len(shown))
     rows = -(-len(shown) // columns)
-    with _Drawing("masses", 0.5 + 1.75 * rows) as drawing:
+    with Drawing("masses", 0.5 + 1.75 * rows) as drawing:
         found = drawing.figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
         for axes, history in zip(found, shown, strict=False):
             _history(axes, history, dynamics.steps)
@@ -207,8 +188,10 @@ def masses(dynamics: Dynamics, groups: Sequence[Group]) -> Picture | None:
     words = f"Masses of the units of {len(shown)} groups over the steps; " + ", ".join(
         f"{label(history.id)}: {_extinct(history)} extinct" for history in shown
     )
-    note = "Blue units live at the end. Vermilion ones became extinct, at the cross. Bands show all units, the middle "
-    note += "half of them and the median, where there are many."
+    note = (
+        "Blue units live at the end. Vermilion ones became extinct, at the cross. Where there are many, bands show all "
+        "units, the middle half of them and the median, and crosses below when some became extinct."
+    )
     return Picture("Masses of the groups that lost most", drawing.svg, f"{words}.", note)
 
 
@@ -219,32 +202,49 @@ def _extinct(history: PopulationHistory) -> int:
 def _history(axes: Axes, history: PopulationHistory, steps: Sequence[int]) -> None:
     width = min((len(row) for row in history.masses), default=0)
     count = min(len(history.masses), len(steps))
-    chosen = _thinned(count)
+    banded = history.summarised or width > MOST_LINES
+    chosen = _thinned(count, MOST_STEPS if banded else min(MOST_STEPS, MOST_POINTS // max(width, 1)))
     table = np.array([history.masses[at][:width] for at in chosen], float).reshape(len(chosen), width)
-    at = np.array([steps[place] for place in chosen])
-    if history.summarised and width >= 5:
-        axes.fill_between(at, table[:, 0], table[:, 4], color=BLUE, alpha=0.18, linewidth=0)
-        axes.fill_between(at, table[:, 1], table[:, 3], color=BLUE, alpha=0.35, linewidth=0)
-        axes.plot(at, table[:, 2], color=BLUE, linewidth=1.2)
+    at = np.array([steps[place] for place in chosen], float)
+    died = sorted(step for step in history.extinct if step is not None)
+    if banded and width:
+        _bands(axes, at, table if history.summarised else np.quantile(table, (0, 0.25, 0.5, 0.75, 1), axis=1).T)
+        axes.plot(died, np.zeros(len(died)), "x", color=VERMILION, markersize=3, alpha=0.6)
     else:
-        for unit in range(width):
-            _unit(axes, at, table[:, unit], history.extinct[unit] if unit < len(history.extinct) else None)
-    size = len(history.extinct) or width
-    axes.set_title(f"{label(history.id, 24)}: {_extinct(history)} of {size} extinct")
+        _lines(axes, at, table, history.extinct)
+    if table.size and float(np.nanmax(table)) > LINEAR_UP_TO:
+        axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_title(f"{label(history.id, 24)}: {len(died)} of {len(history.extinct) or width} extinct")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
-def _unit(axes: Axes, at: np.ndarray, mass: np.ndarray, extinct: int | None) -> None:
-    axes.plot(at, mass, color=BLUE if extinct is None else VERMILION, linewidth=0.7, alpha=0.7)
-    if extinct is not None and len(at):
-        axes.plot([extinct], [np.interp(extinct, at, mass)], "x", color=VERMILION, markersize=3.5)
+def _bands(axes: Axes, at: Numbers, table: Numbers) -> None:
+    """Of the minimum, the quartiles and the maximum [T, 5]."""
+    width = table.shape[1]
+    for edge, shade in ((0, 0.18), (1, 0.35)):
+        axes.fill_between(at, table[:, edge], table[:, width - 1 - edge], color=BLUE, alpha=shade, linewidth=0)
+    axes.plot(at, table[:, width // 2], color=BLUE, linewidth=1.2)
 
 
-def _thinned(count: int) -> list[int]:
+def _lines(axes: Axes, at: Numbers, table: Numbers, extinct: Sequence[int | None]) -> None:
+    """Of every unit [T, U], those of a kind as one path with gaps."""
+    dates = [extinct[unit] if unit < len(extinct) else None for unit in range(table.shape[1])]
+    for died, colour in ((False, BLUE), (True, VERMILION)):
+        units = [unit for unit, date in enumerate(dates) if (date is not None) == died]
+        gap = np.full((1, len(units)), np.nan)
+        lines = np.concatenate([table[:, units], gap]).T.ravel()
+        axes.plot(np.tile([*at, np.nan], len(units)), lines, color=colour, linewidth=0.7, alpha=0.75)
+    marks = [(date, np.interp(date, at, table[:, unit])) for unit, date in enumerate(dates) if date is not None]
+    if marks and len(at):
+        axes.plot(*zip(*marks, strict=True), "x", color=VERMILION, markersize=3.5)
+
+
+def _thinned(count: int, most: int = MOST_STEPS) -> list[int]:
     """Places of the first, the last, and some between."""
-    if count <= MOST_STEPS:
+    if count <= most:
         return list(range(count))
-    return sorted({round(place) for place in np.linspace(0, count - 1, MOST_STEPS)})
+    return sorted({round(place) for place in np.linspace(0, count - 1, max(most, 2))})
 
 
 # Training, latency, guarantee -----------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def training(step: Recovery) -> Picture | None:
     shown = [(place, name, colour) for place, name, colour in series if sum(row[place] is not None for row in rows) > 1]
     if not shown:
         return None
-    with _Drawing(f"training {label(step.name)}", 2.3) as drawing:
+    with Drawing(f"training {label(step.name)}", 2.3) as drawing:
         for axes, (place, name, colour) in zip(
             drawing.figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
         ):
@@ -278,7 +278,7 @@ def latency(report: Report) -> Picture | None:
     shown = [layer for layer in layers if layer in shown][:MOST_LAYERS]
     if not shown:
         return None
-    with _Drawing("latency", 0.9 + ROW * len(shown)) as drawing:
+    with Drawing("latency", 0.9 + ROW * len(shown)) as drawing:
         axes, places = drawing.figure.subplots(), np.arange(len(shown))
         axes.barh(places, [layer.before_ms for layer in shown], 0.76, color=GREY, alpha=0.35, label="measured before")
         axes.barh(places, [layer.after_ms for layer in shown], 0.4, color=GREEN, label="predicted after")
@@ -286,7 +286,9 @@ def latency(report: Report) -> Picture | None:
         axes.set_xlabel("milliseconds")
         _legend(drawing.figure, axes)
     before, after = (sum(getattr(layer, key) for layer in layers) for key in ("before_ms", "after_ms"))
-    words = f"Bars of {len(shown)} nodes: {before:.3g} ms measured before, {after:.3g} ms predicted after, all together."
+    words = (
+        f"Bars of {len(shown)} nodes: {before:.3g} ms measured before, {after:.3g} ms predicted after, all together."
+    )
     note = f"The slowest {len(shown)} of {len(layers)} nodes." if len(shown) < len(layers) else ""
     return Picture("Latency, node by node", drawing.svg, words, note)
 
@@ -298,19 +300,24 @@ def guarantee(report: Report) -> Picture | None:
     rows = [*report.guarantee.layers, *report.guarantee.outputs][-MOST_LAYERS:]
     if not any(row.measured for row in rows):
         return None
-    with _Drawing("guarantee", 1.0 + ROW * len(rows)) as drawing:
+    with Drawing("guarantee", 1.0 + ROW * len(rows)) as drawing:
         axes = drawing.figure.subplots()
         axes.set_xscale("log")
         _bounds(axes, rows)
         names = [f"output {label(row.output)}" if row.node is None else label(row.node) for row in rows]
         _rows(axes, names, 7.5, len(rows))
         axes.set_xlabel("error, relative to the value" if all(row.scale for row in rows) else "error")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="x", color=GREY, alpha=0.3, linewidth=0.5)
         _legend(drawing.figure, axes)
     vacuous = sum(row.vacuous for row in rows)
     words = f"Measured error and predicted bound at {len(rows)} layers and outputs, on a logarithmic scale; "
     words += f"{vacuous} of the bounds are vacuous."
-    note = "A bound more than 100 times the measured error is vacuous: it says nothing. So is one that doesn't exist."
+    note = (
+        "The bound is that of a network whose layers inherit, on these samples; the one that was written is compared "
+        "with it. Above 100 times the measured error it is vacuous: it says nothing. So is one that doesn't exist."
+    )
     return Picture("Predicted bound and measured error", drawing.svg, words, note)
 
 
@@ -332,48 +339,3 @@ def _bounds(axes: Axes, rows: Sequence[Bound]) -> None:
             words = f"no bound: {label(row.unbounded, 24)}" if row.unbounded else "no bound"
             at = measured[place] if math.isfinite(measured[place]) else axes.get_xlim()[0]
             axes.annotate(words, (at, place), (7, 0), textcoords="offset points", va="center", fontsize=7, color=GREY)
-
-
-# SVG ------------------------------------------------------------------------------------------------------------------
-
-
-class _Drawing:
-    """A figure of some height in inches, and its SVG once the block ends."""
-
-    def __init__(self, name: str, height: float) -> None:
-        self._name, self._height = name, height
-        self.svg = ""
-
-    def __enter__(self) -> _Drawing:
-        self._context = matplotlib.rc_context({**SETTINGS, "svg.hashsalt": self._name})
-        self._context.__enter__()
-        self.figure = Figure(figsize=(WIDTH, self._height), layout="constrained")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        try:
-            if error[0] is None:
-                self.svg = _svg(self.figure)
-        finally:
-            self._context.__exit__(None, None, None)
-
-
-def _svg(figure: Figure) -> str:
-    """What matplotlib writes, without its header, its style and the ids that nothing refers to."""
-    stream = io.StringIO()
-    with warnings.catch_warnings():
-        # The reader's browser has the glyphs that matplotlib's own font lacks.
-        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
-    text = stream.getvalue()
-    text = re.sub(r"<!--.*?-->|<style type=.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
-    text = re.sub(r"\n\s*", "\n", text.replace(INK, "currentColor"))
-    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _opening, text, count=1)
-
-
-def _opening(found: re.Match[str]) -> str:
-    return f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{found[1]}">'
-

@@ -18,6 +18,7 @@ from darwinc.report_page import (
     STATISTICS,
     bound_text,
     comparison,
+    count_text,
     latency_text,
     milliseconds_text,
     number_text,
@@ -43,17 +44,21 @@ class Verdict:
 def to_html(report: Report) -> str:
     """The page as text in UTF-8, the same for the same report."""
     text = importlib.resources.files("darwinc").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    page = _environment().from_string(text).render(
-        report=report,
-        verdicts=[_smaller(report), _faster(report), _right(report), _good(report)],
-        rows=comparison(report),
-        pictures=[(picture, Markup(picture.svg)) for picture in pictures(report)],  # noqa: S704
-        statistics=STATISTICS.get(report.statistics or ""),
-        recovery=recovery_lines(report) if report.output is not None else [],
-        causes=causes_of_death(report.groups),
-        barriers=merge_barriers(report.barriers),
-        command=shlex.join(report.command),
-        versions=[(name, version) for name, version in report.tool if version is not None],
+    page = (
+        _environment()
+        .from_string(text)
+        .render(
+            report=report,
+            verdicts=[_smaller(report), _faster(report), _right(report), _good(report)],
+            rows=comparison(report),
+            pictures=[(picture, Markup(picture.svg)) for picture in pictures(report)],  # noqa: S704
+            statistics=STATISTICS.get(report.statistics or ""),
+            recovery=recovery_lines(report) if report.output is not None else [],
+            causes=causes_of_death(report.groups),
+            barriers=merge_barriers(report.barriers),
+            command=shlex.join(report.command),
+            versions=[(name, version) for name, version in report.tool if version is not None],
+        )
     )
     return page.encode("utf-8", "replace").decode("utf-8")
 
@@ -112,6 +117,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "bound": bound_text,
+        "count": count_text,
         "milliseconds": milliseconds_text,
         "number": number_text,
         "percent": percent_text,
