@@ -171,7 +171,7 @@ def _max_pool(scene: Scene) -> Gains:
     kernel = scene.step.attributes.get("kernel_shape")
     if not isinstance(kernel, tuple):
         return None
-    window = Window.of(Call(scene.step, (), 0, torch.device("cpu")), kernel)
+    window = Window.of(Call(scene.step, (), 0, torch.device("cpu")), tuple(map(int, kernel)))
     sizes = zip(window.kernel, window.extents, window.strides, strict=True)
     return (math.sqrt(math.prod(min(taps, -(-extent // stride)) for taps, extent, stride in sizes)),)
 

@@ -101,7 +101,7 @@ def inherit(surgery: Surgery, surveyor: Surveyor) -> None:
             step = sites[output].step
             weight, bias = weights[str(step.inputs[1])], weights[str(step.inputs[2])]
             weight.copy_(sites[output].unmatrix(matrix, weight))
-            bias += offset.flatten()
+            bias.add_(offset.flatten())
 
 
 def cut(text: str, removed: Mapping[str, Sequence[int]], seed: int = 0) -> Surgery:
