@@ -52,7 +52,7 @@ ROUNDING = 1e-5
 """Errors below this share of a value are rounding."""
 MACS = 12e9
 """The samples that are looked at are as many as this many MACs of the original pay for, within the bounds below."""
-FEWEST, MOST = 16, 1024
+FEWEST, MOST = 8, 1024
 ROWS_PER_INPUT, FEWEST_ROWS = 4, 4096
 """Rows that a layer is refitted on: so many for each of its inputs, and so many at least, where there are as many."""
 HOLDOUT = 8
@@ -66,13 +66,13 @@ PER_CHANNEL = frozenset({
 class _Error:
     """Of one value, as the root of a sum over all samples: the bound, what the node itself adds, what was measured.
 
-    `unbounded` names the node at which the bound is lost.
+    `unbounded` names the node at which the bound is lost; nothing is measured of whole numbers.
     """
 
     node: str
     bound: float = 0.0
     local: float = 0.0
-    measured: float = 0.0
+    measured: float | None = None
     scale: float = 0.0
     unbounded: str | None = None
 
@@ -80,14 +80,15 @@ class _Error:
         """The report's `Bound`."""
         size = math.sqrt(max(samples, 1))
         bounded = math.isfinite(self.bound)
-        real = self.measured > ROUNDING * self.scale
-        ratio = self.bound / self.measured if bounded and real else None
+        ratio = None
+        if bounded and self.measured is not None and self.measured > ROUNDING * self.scale:
+            ratio = self.bound / self.measured
         return {
             **names,
             "bound": self.bound / size if bounded else None,
             "local": self.local / size,
-            "measured": self.measured / size,
-            "scale": self.scale / size,
+            "measured": None if self.measured is None else self.measured / size,
+            "scale": None if self.measured is None else self.scale / size,
             "ratio": ratio,
             "vacuous": not bounded or (ratio is not None and ratio > VACUOUS),
             "unbounded": self.unbounded,

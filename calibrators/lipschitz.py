@@ -181,6 +181,8 @@ def _spreader(scene: Scene) -> Gains:
     name, step = str(scene.step.inputs[0]), scene.step
     if step.attributes.get("mode") in ("cubic", b"cubic") or name not in scene.values:
         return None
+    if not scene.values[name].is_floating_point():
+        return None
     zero = torch.zeros_like(scene.values[name])
     with torch.enable_grad():
         ones = torch.ones_like(zero).requires_grad_(True)

@@ -184,6 +184,21 @@ def test_what_cannot_be_bounded_is_vacuous_and_names_the_node() -> None:
         assert row["measured"] > 0
 
 
+def test_choices_are_not_measured_and_have_no_bound() -> None:
+    text = """(float[N,5] x, float[9,5] w1, float[9] b1, float[4,9] w2, float[4] b2) => (int64[N] y) {
+        h = Gemm<transB = 1>(x, w1, b1)
+        g = Gemm<transB = 1>(h, w2, b2)
+        [choice] i = ArgMax<axis = 1, keepdims = 0>(g)
+        none = Constant<value = int64[2] {0, 0}>()
+        y = Pad(i, none)
+    }
+    """
+    found = rows_of(survey(cut(text, {"w1": [3]})), SAMPLES)
+    [row] = found["outputs"]
+    assert (row["measured"], row["bound"], row["vacuous"], row["unbounded"]) == (None, None, True, "choice")
+    assert found["layers"][0]["bound"] is not None
+
+
 def test_a_bound_a_hundred_times_too_large_is_vacuous() -> None:
     names = [f"w{layer}" for layer in range(2, 9)]
     weights = ", ".join(f"float[8,8] {name}" for name in names)
