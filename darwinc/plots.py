@@ -37,6 +37,8 @@ MOST_PANELS, PANELS_IN_A_ROW = 12, 3
 MOST_LAYERS = 60
 MOST_STEPS, MOST_POINTS = 150, 1600
 """Points of a line, and of all lines of a panel; histories that are longer are thinned."""
+FURTHEST = 1e4
+"""Times the largest error; bounds beyond it would squeeze everything else."""
 LINEAR_UP_TO = 4
 """Masses are 1 on average; an axis that reaches further is logarithmic above 1."""
 MOST_LINES = 64
@@ -304,6 +306,8 @@ def guarantee(report: Report) -> Picture | None:
         axes = drawing.figure.subplots()
         axes.set_xscale("log")
         _bounds(axes, rows)
+        low, high = axes.get_xlim()
+        axes.set_xlim(10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high)))
         names = [f"output {label(row.output)}" if row.node is None else label(row.node) for row in rows]
         _rows(axes, names, 7.5, len(rows))
         axes.set_xlabel("error, relative to the value" if all(row.scale for row in rows) else "error")
@@ -316,7 +320,8 @@ def guarantee(report: Report) -> Picture | None:
     words += f"{vacuous} of the bounds are vacuous."
     note = (
         "The bound is that of a network whose layers inherit, on these samples; the one that was written is compared "
-        "with it. Above 100 times the measured error it is vacuous: it says nothing. So is one that doesn't exist."
+        "with it. Above 100 times the measured error it is vacuous: it says nothing. So is one that doesn't exist. "
+        "Bounds that lie further out are drawn at the right edge."
     )
     return Picture("Predicted bound and measured error", drawing.svg, words, note)
 
@@ -327,10 +332,11 @@ def _bounds(axes: Axes, rows: Sequence[Bound]) -> None:
         return value / size if value and size else math.nan
 
     measured = [relative(row.measured, row) for row in rows]
+    edge = FURTHEST * max(filter(math.isfinite, measured))
     for name, vacuous, colour, fill in (("predicted bound", False, ORANGE, ORANGE), ("vacuous", True, GREY, "none")):
         places = [place for place, row in enumerate(rows) if row.vacuous == vacuous and row.bound]
         if places:
-            found = [relative(rows[place].bound, rows[place]) for place in places]
+            found = [min(relative(rows[place].bound, rows[place]), edge) for place in places]
             axes.plot(found, places, ">", color=colour, markerfacecolor=fill, markersize=5, label=name)
             axes.hlines(places, [measured[place] for place in places], found, color=colour, linewidth=0.8, alpha=0.6)
     axes.plot(measured, np.arange(len(rows)), "o", color=BLUE, markersize=4, label="measured")

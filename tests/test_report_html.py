@@ -213,6 +213,14 @@ def test_two_hundred_groups_stay_readable_and_small() -> None:
     assert {f"g{place}" for place in range(200)} <= {word.strip() for word in words}
 
 
+@pytest.mark.parametrize("bound", [1e-9, 1e57, 1e300, None])
+def test_bounds_of_any_size_can_be_drawn(bound: float | None) -> None:
+    row = {"node": "conv", "bound": bound, "measured": 0.1, "scale": 1.0}
+    values = smallest() | {"guarantee": {"layers": [row, row | {"measured": None, "scale": None}]}}
+    [picture] = pictures(build_report(values))
+    ElementTree.fromstring(picture.svg)
+
+
 def test_the_groups_that_lost_most_are_shown() -> None:
     report = made(20)
     assert report.dynamics is not None
