@@ -23,7 +23,7 @@ from darwinc.outcome import describe, peak_memory, settle_target, stamp
 from darwinc.passes.cull import Cull
 from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job, Pass, PassRun, run_pass
-from darwinc.proving import proof_feeds, prove, prove_twin
+from darwinc.proving import guaranteed, proof_feeds, prove, prove_twin
 from darwinc.quality import compare_quality
 from darwinc.report import build_report, file_info
 from darwinc.report_schema import Report
@@ -131,6 +131,9 @@ def compress(
         "input": file_info(run.source),
         "passes": [asdict(done) for done in run.passes],
     }
+    if job.calibration is not None and job.samples is not None and not settings.dry_run:
+        with _timed(run, "guarantee") as stage:
+            values["guarantee"] = guaranteed(job, stage)
     if destination is not None:
         stamp(job.model, values, None if job.samples is None else job.samples.preprocess)
         with _timed(run, "write"):

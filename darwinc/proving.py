@@ -1,11 +1,16 @@
-"""What a job has to pass: the rewrite against the zeroed original, and the recovered model against its twin."""
+"""What a job has to pass: the rewrite against the zeroed original, and the recovered model against its twin.
+
+And what bounds its error.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx_ir as ir
 
+from darwinc.console import Stage
 from darwinc.data import fitting_batches, fixed_batch
 from darwinc.equivalence import Agreement, agree, answers, is_bounded, is_chosen, prove_rewrite, tolerance_of
 from darwinc.errors import VerificationFailed
@@ -54,6 +59,14 @@ def prove_twin(job: Job, feeds: Sequence[Feed]) -> Agreement:
             "please report this model."
         )
     return found
+
+
+def guaranteed(job: Job, stage: Stage) -> dict[str, Any] | None:
+    """The report's `guarantee`: what bounds the error beside what it is; None without calibration data."""
+    # torch takes seconds to import, which a run that measures nothing shouldn't pay.
+    from darwinc.calibrators.guarantee import guarantee_of
+
+    return guarantee_of(job, stage.at)
 
 
 def _twin_agreement(model: ir.Model, feeds: Sequence[Feed], device: str, tolerance: float) -> Agreement:

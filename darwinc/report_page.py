@@ -8,15 +8,14 @@ from __future__ import annotations
 import importlib.resources
 import re
 import shlex
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jinja2
 import rich.filesize
 
-from darwinc.report_questions import merge_barriers, most_shrunk, points
-from darwinc.report_schema import Agreement, Recovery, Report
+from darwinc.report_questions import causes_of_death, merge_barriers, most_shrunk, points
+from darwinc.report_schema import Agreement, Bound, Latency, Recovery, Report
 
 MISSING = "not measured"
 MET_WITHIN = 0.01
@@ -154,6 +153,9 @@ def target_text(report: Report) -> tuple[str, str]:
         if target.achieved is None:
             return f"a file of {asked} asked for", ""
         return f"a file of {size_text(int(target.achieved))}", f"{asked} asked"
+    if target.kind == "max-drop":
+        fell = "was not measured" if target.achieved is None else f"fell by {number_text(target.achieved)} points"
+        return f"the metric {fell}", f"at most {number_text(target.asked)} asked"
     if removed is None or target.asked > 1:
         return f"{target.kind}: {number_text(target.achieved, 4)}", f"{number_text(target.asked, 4)} asked"
     asked = percent_text(target.asked)
@@ -176,10 +178,38 @@ CAUSES = {
 
 def causes_text(report: Report) -> str:
     """How many channels died of what: "45 redundant, 13 collapsed"; empty where none died."""
-    counts: Counter[str] = Counter()
-    for group in report.groups:
-        counts.update(group.causes)
-    return ", ".join(f"{counts[cause]} {words}" for cause, words in CAUSES.items() if counts[cause])
+    return ", ".join(
+        f"{count} {CAUSES.get(cause, cause)}" for cause, count in causes_of_death(report.groups).items() if count
+    )
+
+
+def latency_text(latency: Latency) -> str:
+    """The verdict and what it rests on: "faster, 1.22 times as fast (95 % interval 1.2 to 1.25, noise floor 0.01)"."""
+    parts = [latency.verdict or "no verdict", f"{number_text(latency.speedup)} times as fast"]
+    doubts = []
+    if latency.ci95 is not None:
+        doubts.append(f"95 % interval {number_text(latency.ci95[0])} to {number_text(latency.ci95[1])}")
+    if latency.noise_floor is not None:
+        doubts.append(f"noise floor {number_text(latency.noise_floor)}")
+    return ", ".join(parts) + (f" ({', '.join(doubts)})" if doubts else "")
+
+
+def bound_text(bound: Bound) -> str:
+    """How a predicted bound stands to the measured error."""
+    if bound.bound is None:
+        return f"none: vacuous from {bound.unbounded} on" if bound.unbounded else "none: vacuous"
+    times = "the error is rounding" if bound.ratio is None else f"{number_text(bound.ratio)} times the error"
+    return f"{times}, vacuous" if bound.vacuous else times
+
+
+def guarantee_lines(report: Report) -> list[str]:
+    """What bounds the error of every output, a line each."""
+    outputs = report.guarantee.outputs if report.guarantee is not None else []
+    return [
+        f"error of {row.output}: {number_text(row.measured)} measured, bound "
+        f"{'' if row.bound is None else number_text(row.bound) + ', '}{bound_text(row)}"
+        for row in outputs
+    ]
 
 
 def recovery_lines(report: Report) -> list[str]:
@@ -221,8 +251,9 @@ def to_markdown(report: Report) -> str:
         points=points(report.quality) if report.quality else None,
         statistics=STATISTICS.get(report.statistics or ""),
         groups=most_shrunk(report.groups),
-        causes=causes_text(report),
         shrunk_count=len(most_shrunk(report.groups, limit=None)),
+        causes=causes_of_death(report.groups),
+        dying=[group for group in report.groups if group.causes],
         barriers=merge_barriers(report.barriers),
         command=shlex.join(report.command),
         versions=[(name, version) for name, version in report.tool if version is not None],
@@ -239,8 +270,10 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "agreement": _agreement_text,
+        "bound": bound_text,
         "code": code_text,
         "fence": fence_text,
+        "milliseconds": milliseconds_text,
         "number": number_text,
         "percent": percent_text,
         "size": size_text,

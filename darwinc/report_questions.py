@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from darwinc.report_schema import Barrier, Counts, Efficiency, Group, Quality
+from darwinc.report_schema import Barrier, Counts, Dynamics, Efficiency, Group, PopulationHistory, Quality, Recovery
 
 
 @dataclass(frozen=True)
@@ -64,3 +64,27 @@ def most_shrunk(groups: Sequence[Group], limit: int | None = 10) -> list[Group]:
     shrunk = [group for group in groups if group.channels_after < group.channels_before]
     shrunk.sort(key=lambda group: (group.channels_after / group.channels_before, -group.channels_before))
     return shrunk[:limit]
+
+
+def training_steps(recovery: Sequence[Recovery]) -> list[Recovery]:
+    """The repairs that were trainings."""
+    return [step for step in recovery if step.training is not None]
+
+
+def lost_most(dynamics: Dynamics, groups: Sequence[Group]) -> list[PopulationHistory]:
+    """The histories of the groups, those first that lost most: by extinctions, or by channels that are gone."""
+    gone = {group.id: group.channels_before - group.channels_after for group in groups}
+
+    def lost(history: PopulationHistory) -> int:
+        return max(sum(step is not None for step in history.extinct), gone.get(history.id, 0))
+
+    return sorted((history for history in dynamics.groups if history.masses), key=lambda history: -lost(history))
+
+
+def causes_of_death(groups: Sequence[Group]) -> dict[str, int]:
+    """How many channels died of what, in all groups; the most frequent cause first."""
+    total: dict[str, int] = {}
+    for group in groups:
+        for cause, count in group.causes.items():
+            total[cause] = total.get(cause, 0) + count
+    return dict(sorted(total.items(), key=lambda entry: -entry[1]))

@@ -183,19 +183,30 @@ class LatencyModel(Part):
 
 
 class Bound(Part):
-    """A root mean square error: the predicted bound, and what was measured; `node` is null for an output's own."""
+    """A root mean square error: the predicted bound, and what was measured; `node` is null for an output's own.
+
+    The root is of the mean over samples of the sum over positions and channels. `local` is what the node adds by
+    itself, `scale` the size of the original's value. Where there's no bound, `unbounded` names the node that loses it.
+    """
 
     node: str | None = None
     output: str | None = None
     bound: float | None = None
+    local: float | None = None
     measured: float | None = None
+    scale: float | None = None
     ratio: float | None = None
     vacuous: bool = False
+    unbounded: str | None = None
 
 
 class Guarantee(Part):
-    """The predicted bound of the error beside the measured one, layer by layer and for every output."""
+    """The predicted bound of the error beside the measured one, for every layer that lost inputs and every output.
 
+    The bound is that of a network whose layers inherit, on these samples; it is vacuous above 100 times the error.
+    """
+
+    samples: int | None = None
     layers: list[Bound] = []
     outputs: list[Bound] = []
 

@@ -35,12 +35,15 @@ def schema() -> dict[str, Any]:
 
 
 def test_compress_writes_a_valid_model_a_report_and_a_page(shell: Shell) -> None:
-    files = ("-o", "out.onnx", "--report", "r.json", "--markdown", "r.md")
+    files = ("-o", "out.onnx", "--report", "r.json", "--markdown", "r.md", "--html", "r.html")
     timed = ("--target-sparsity", "0.4", "--bench-seconds", "0.1", "--device", "cpu", "--data", "data.npz")
     done = shell("compress", "model.onnx", *files, *timed)
     assert done.code == 0, done.err
     assert "wrote out.onnx" in done.err
     assert "proven" in done.err
+    assert "latency in ONNX Runtime: " in done.err
+    assert "error of " in done.err
+    assert "<svg" in Path("r.html").read_text(encoding="utf-8")
     onnx.checker.check_model("out.onnx", full_check=True)
     before, after = onnx.load("model.onnx"), onnx.load("out.onnx")
     report = json.loads(Path("r.json").read_text(encoding="utf-8"))
@@ -51,6 +54,8 @@ def test_compress_writes_a_valid_model_a_report_and_a_page(shell: Shell) -> None
     assert report["efficiency"]["parameters"] == pytest.approx(floats_in(before) / floats_in(after))
     assert report["verify"]["passed"]
     assert report["verify"]["twin"]["passed"]
+    assert all(row["measured"] > 0 and row["scale"] > 0 for row in report["guarantee"]["outputs"])
+    assert {row["node"] for row in report["guarantee"]["layers"]} <= {node.name for node in before.graph.node} | {None}
     assert report["latency"]["ci95"][0] <= report["latency"]["speedup"] <= report["latency"]["ci95"][1]
     assert report["command"][0] == "darwinc"
     assert [entry["name"] for entry in report["passes"]] == ["cull", "excise", "inherit", "recalibrate"]
@@ -61,7 +66,7 @@ def test_compress_writes_a_valid_model_a_report_and_a_page(shell: Shell) -> None
     assert properties["darwinc.parameters"] == f"{floats_in(before)} -> {floats_in(after)}"
     page = Path("r.md").read_text(encoding="utf-8")
     assert "<table>" in MarkdownIt("commonmark").enable("table").render(page)
-    assert shell.files().keys() == {"model.onnx", "data.npz", "out.onnx", "r.json", "r.md"}
+    assert shell.files().keys() == {"model.onnx", "data.npz", "out.onnx", "r.json", "r.md", "r.html"}
 
 
 def test_quiet_says_nothing(shell: Shell) -> None:
@@ -142,6 +147,8 @@ USAGE = {
     ),
     "list over the model": (["inspect", "model.onnx", "--json", "model.onnx"], "over the model"),
     "figures over a model": (["bench", "model.onnx", "--json", "model.onnx"], "over a model"),
+    "picture over the report": (["report", "r.json", "--html", "r.json"], "over the report"),
+    "pictures over the page": (["report", "r.json", "--html", "r.md", "--markdown", "r.md"], "over --html"),
     "page over the report": (["report", "r.json", "--markdown", "r.json"], "over the report"),
     "verdict over the budget": (
         ["check", "a.onnx", "--against", "model.onnx", "--budget", "budget.toml", "--markdown", "budget.toml"],

@@ -111,6 +111,7 @@ ALIGNMENTS = ("auto", "1", "2", "4", "8", "16", "32")
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan; write no model.")
 @output_file("--report", text="report.json, by the schema darwinc.report/1.")
+@output_file("--html", text="The report as one page with pictures, for a browser.")
 @output_file("--markdown", text="The report as Markdown.")
 @terminal_options
 def compress(
@@ -140,6 +141,7 @@ def compress(
     bench_seconds: float,
     dry_run: bool,
     report: Path | None,
+    html: Path | None,
     markdown: Path | None,
     quiet: bool,
     verbose: bool,
@@ -158,7 +160,7 @@ def compress(
     if output is None and not dry_run:
         raise UsageError("There is no output: name a file with -o OUT.onnx, or ask for the plan alone with --dry-run.")
     keep_apart(
-        {"-o": output, "--report": report, "--markdown": markdown},
+        {"-o": output, "--report": report, "--html": html, "--markdown": markdown},
         {"the model": model, "--data": data, "--labels": labels, "--test": test},
     )
     terminal = Terminal(quiet=quiet or not leads(), verbose=verbose)
@@ -183,7 +185,7 @@ def compress(
         threads=threads,
         dry_run=dry_run,
     )
-    for path in (report, markdown):
+    for path in (report, html, markdown):
         if path is not None:
             _check_target(path)
     command = ["darwinc", *sys.argv[1:]]
@@ -197,7 +199,7 @@ def compress(
     )
     if leads():
         show(terminal, result.report, dry_run=dry_run)
-        write_reports(result.report, report, markdown)
+        write_reports(result.report, report, markdown, html)
 
 
 def _check_target(path: Path) -> None:
@@ -228,7 +230,7 @@ def _bytes(text: str) -> float:
 def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     """The outcome on the terminal."""
     from darwinc.console import GroupRow, groups_table, summary_table
-    from darwinc.report_page import causes_text, recovery_lines, target_text
+    from darwinc.report_page import causes_text, guarantee_lines, latency_text, recovery_lines, target_text
 
     remarks = {
         entry.group: f"multiple of {entry.multiple}: {entry.why}"
@@ -260,17 +262,28 @@ def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
             f"proven: answers like the original with the removed channels zeroed, to "
             f"{report.verify.max_rel_error:.1e} of the output's scale"
         )
+    for line in guarantee_lines(report):
+        terminal.note(line)
+    if report.latency is not None:
+        terminal.note(f"latency in ONNX Runtime: {latency_text(report.latency)}")
     if dry_run:
         terminal.note("This was the plan; no model was written.")
     elif report.output is not None:
         terminal.note(f"wrote {report.output.path}")
 
 
-def write_reports(report: Report, as_json: Path | None, as_markdown: Path | None) -> None:
-    """report.json and its Markdown page, where asked for."""
+def write_reports(
+    report: Report, as_json: Path | None, as_markdown: Path | None = None, as_html: Path | None = None
+) -> None:
+    """report.json and its pages, where asked for."""
     from darwinc.report import to_markdown, write_json, write_text
 
     if as_json is not None:
         write_json(report, as_json)
     if as_markdown is not None:
         write_text(to_markdown(report), as_markdown)
+    if as_html is not None:
+        # matplotlib takes a second to import, which only a page with pictures should pay.
+        from darwinc.report_html import to_html
+
+        write_text(to_html(report), as_html)

@@ -22,8 +22,9 @@ from darwinc.commands.options import output_file, terminal_options
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @output_file("--report", text="report.json of the compression.")
+@output_file("--html", text="The report as one page with pictures, for a browser.")
 @terminal_options
-def demo(output: Path | None, seed: int, report: Path | None, quiet: bool, verbose: bool) -> None:
+def demo(output: Path | None, seed: int, report: Path | None, html: Path | None, quiet: bool, verbose: bool) -> None:
     """Train a LeNet on scikit-learn's handwritten digits, compress it by half, and show what was gained and lost."""
     from darwinc.compression import Settings, Target, compress
     from darwinc.console import Terminal
@@ -48,6 +49,6 @@ def demo(output: Path | None, seed: int, report: Path | None, quiet: bool, verbo
             command=["darwinc", "demo"],
         )
         show(terminal, result.report, dry_run=False)
-        write_reports(result.report, report, None)
+        write_reports(result.report, report, as_html=html)
     if output is None:
         terminal.note("The models were in a temporary folder; keep them with `darwinc demo -o FOLDER`.")

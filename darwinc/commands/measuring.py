@@ -68,18 +68,19 @@ def bench(
 
 @click.command(short_help="Turn report.json into a page that a person reads.")
 @click.argument("source", type=click.Path(path_type=Path))
-@output_file("--markdown", text="Where the page goes; without it, it is printed.")
+@output_file("--html", text="One page with pictures, for a browser; it needs no other file.")
+@output_file("--markdown", text="The page as Markdown; without it and --html, it is printed.")
 @terminal_options
-def report(source: Path, markdown: Path | None, quiet: bool, verbose: bool) -> None:
-    """Turn SOURCE, a report.json or the folder of a run, into Markdown."""
-    from darwinc.report import load_report, to_markdown, write_text
+def report(source: Path, html: Path | None, markdown: Path | None, quiet: bool, verbose: bool) -> None:
+    """Turn SOURCE, a report.json or the folder of a run, into a page: HTML with pictures, or Markdown."""
+    from darwinc.commands.compress import write_reports
+    from darwinc.report import load_report, to_markdown
 
-    if quiet and markdown is None:
-        raise UsageError("--quiet without --markdown FILE would do nothing; name a file.")
-    keep_apart({"--markdown": markdown}, {"the report": source})
-    page = to_markdown(load_report(source))
-    if markdown is None:
-        click.echo(page)
-    else:
-        write_text(page, markdown)
+    if quiet and markdown is None and html is None:
+        raise UsageError("--quiet without --html FILE or --markdown FILE would do nothing; name a file.")
+    keep_apart({"--html": html, "--markdown": markdown}, {"the report": source})
+    found = load_report(source)
+    if html is None and markdown is None:
+        click.echo(to_markdown(found))
+    write_reports(found, None, markdown, html)
     del verbose
