@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from darwinc.fitness.reader_state import LEAST, ReaderState, Takeover, regular
+from darwinc.fitness.reader_state import LEAST, ReaderState, Takeover, blocks_of, regular
 from darwinc.fitness.statistics import Death, Indices, Vector
 
 COLLAPSED = 1e-8
@@ -68,12 +68,11 @@ class Evidence:
     @cached_property
     def _survivors(self) -> list[tuple[Indices, Indices]]:
         """The units of the same group that stay, and the places [A, B] of their slots among all that stay."""
-        living = np.flatnonzero(~self.taken.dying)
-        owners = self.state.owners[living]
+        owners = self.state.owners[~self.taken.dying]
         names = np.unique(owners[owners > 0])
         if self.kin is not None and len(self.taken.units):
             names = names[self.kin[names] == self.kin[self.taken.units[0]]]
-        return [(names[alike], np.searchsorted(living, slots)) for alike, slots in self.state.blocks(names)]
+        return [(names[alike], slots) for alike, slots in blocks_of(owners, names)]
 
     def peers(self, unit: int) -> tuple[tuple[int, float], ...]:
         """The survivors that answer most for a unit.
