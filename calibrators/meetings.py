@@ -7,7 +7,7 @@ al., 2017, squared as a Fisher estimate).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +56,15 @@ class Meeting:
         self.squares = squares if self.squares is None else self.squares + squares
         self.sizes = sizes if self.sizes is None else self.sizes + sizes
         self.x = None
+
+    def maps(self, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, Ids]]:
+        """A batch of the operand as feature maps [N, places, P], block by block, and the positions' components [P]."""
+        last = (
+            x.movedim(self.axis, -1).unsqueeze(0) if self.rows is None else x.movedim((self.rows, self.axis), (0, -1))
+        )
+        for block, own in zip(last, self.components, strict=True):
+            samples = block.shape[0] if block.ndim > 1 and self.rows != 0 else 1
+            yield block.reshape(samples, -1, block.shape[-1]), own
 
     def conclude(self, samples: int) -> list[ReaderStatistics]:
         """As the statistics of a reader whose inputs don't know of each other, block by block."""

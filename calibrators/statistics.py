@@ -211,8 +211,13 @@ def _batch(
                 if maps is not None:
                     rows = watch.site.input_rows(x)
                     maps.see(str(watch.site.step.inputs[watch.site.data]), by_sample(x, rows), watch.positions)
-            if gradients and (meeting := meetings.get(step.outputs[0])) is not None:
-                meeting.x = twin.value(str(step.inputs[meeting.operand]), environment)
+            if (meeting := meetings.get(step.outputs[0])) is not None:
+                name = str(step.inputs[meeting.operand])
+                met = twin.value(name, environment)
+                meeting.x = met if gradients else None
+                if maps is not None:
+                    for row, (found, components) in enumerate(meeting.maps(met)):
+                        maps.see(f"{name}/{row}", found, components)
             environment.update(zip(step.outputs, results, strict=False))
             for gone in step.release:
                 environment.pop(gone, None)

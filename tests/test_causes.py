@@ -50,7 +50,9 @@ def test_where_all_are_twins_the_median_tells_nothing() -> None:
     weights = inputs(12)[1]
     for death in death_of(np.hstack([half, half]), weights, *range(1, 7)):
         assert death.cause == "redundant"
-        assert death.peers[0] == (death.unit + 6, pytest.approx(1.0, abs=1e-3))
+        peer, coefficient = death.peers[0]
+        assert peer == death.unit + 6
+        assert coefficient == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_linear_mix_names_what_it_is_made_of() -> None:
@@ -87,7 +89,9 @@ def test_units_of_several_rows_answer_row_by_row() -> None:
     units = [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
     (death,) = DarwinianScore([reader(z, weights, units=units)]).explain(np.array([4]))
     assert death.cause == "redundant"
-    assert death.peers == ((1, pytest.approx(1.0, abs=1e-3)),)
+    ((peer, coefficient),) = death.peers
+    assert peer == 1
+    assert coefficient == pytest.approx(1.0, abs=1e-3)
 
 
 def test_of_several_readers_the_one_that_is_told_most_decides() -> None:
@@ -154,5 +158,7 @@ def test_the_report_counts_the_causes_of_planted_channels(tmp_path: Path) -> Non
     assert by_unit[3].cause == "collapsed"
     assert by_unit[5].cause == "no_influence"
     assert twin in (8, 9)
-    assert by_unit[twin].peers[0] == (17 - twin, pytest.approx(1.0, abs=1e-2))
+    peer, coefficient = by_unit[twin].peers[0]
+    assert peer == 17 - twin
+    assert coefficient == pytest.approx(1.0, abs=1e-2)
     assert causes_text(result.report) == "1 collapsed, 1 redundant, 1 without influence"

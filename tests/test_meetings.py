@@ -24,6 +24,17 @@ def test_contributions_are_those_of_the_formula() -> None:
     np.testing.assert_array_equal(found.covariance, np.eye(6))
 
 
+@pytest.mark.parametrize("rows", [None, 1])
+def test_feature_maps_are_those_of_each_block(rows: int | None) -> None:
+    x = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    meeting = Meeting(0, 3, np.arange(1, 7)[None] if rows is None else np.arange(1, 19).reshape(3, 6), rows)
+    found = list(meeting.maps(x))
+    wanted = [x.reshape(4, 15, 6)] if rows is None else [x[:, row] for row in range(3)]
+    for (maps, components), whole, own in zip(found, wanted, meeting.components, strict=True):
+        np.testing.assert_array_equal(maps.numpy(), whole.numpy())
+        np.testing.assert_array_equal(components, own)
+
+
 def test_batches_add_up() -> None:
     x = torch.ones(2, 3, 4)
     once, twice = Meeting(0, 2, np.arange(1, 5)[None], x=x), Meeting(0, 2, np.arange(1, 5)[None], x=x)

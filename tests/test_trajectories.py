@@ -73,9 +73,8 @@ def test_units_of_several_positions_move_as_one() -> None:
     ordered = matched(channels, np.random.default_rng(0).random(channels.count))
     use = next(use for use in channels.flow.uses if str(use.value.name) == "w2")
     cells = channels.component[use.axes[0]]
-    (group,) = (
-        group for group in ordered.groups if len(group) == 4 and np.isin(ordered.owners[cells], group.units).any()
-    )
+    named = ordered.owners[cells]
+    (group,) = (group for group in ordered.groups if len(group) == 4 and np.isin(named, group.units).any())
     thetas = []
     for unit in group.units:
         own = np.flatnonzero((named == unit).any(axis=1))

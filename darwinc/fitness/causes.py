@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from darwinc.fitness.reader_state import LEAST, ReaderState, regular
+from darwinc.fitness.reader_state import LEAST, ReaderState, Takeover, blocks_of, regular
 from darwinc.fitness.statistics import Death, Indices, Vector
 
 COLLAPSED = 1e-8
@@ -29,6 +30,8 @@ class Evidence:
 
     Attributes:
         state: the reader.
+        taken: who answers for them there.
+        kin: the group of each unit [count], from which peers are named; None for one group.
         contribution: a of each; zero where it isn't read here.
         lowered: the logarithms [U, 2] of diversity, given the survivors, and of contribution over the layer's median,
             each times its exponent.
@@ -36,12 +39,14 @@ class Evidence:
     """
 
     state: ReaderState
+    taken: Takeover
+    kin: Indices | None
     contribution: Vector
     lowered: Vector
     variance: Vector
 
     @classmethod
-    def of(cls, state: ReaderState, units: Indices) -> Evidence:
+    def of(cls, state: ReaderState, units: Indices, kin: Indices | None) -> Evidence:
         """Diversity is what the *survivors* can't say: of twins that die together neither answers for the other."""
         taken = state.takeover(units)
         slots_of_dying = np.flatnonzero(taken.dying)
@@ -58,28 +63,32 @@ class Evidence:
         usual, most = state.typical()
         p, q, _ = state.scoring.exponents
         ratios = np.stack([diversity / max(usual, DIVERSE), contribution / (most or 1.0)], axis=1)
-        return cls(state, contribution, np.log(np.maximum(ratios, LEAST)) * (p, q), variance)
+        return cls(state, taken, kin, contribution, np.log(np.maximum(ratios, LEAST)) * (p, q), variance)
 
-    def peers(self, units: Indices, place: int, kin: Indices | None) -> tuple[tuple[int, float], ...]:
-        """The survivors, of the same group by `kin` [count], that answer most for the unit at a place.
+    @cached_property
+    def _survivors(self) -> list[tuple[Indices, Indices]]:
+        """The units of the same group that stay, and the places [A, B] of their slots among all that stay."""
+        owners = self.state.owners[~self.taken.dying]
+        names = np.unique(owners[owners > 0])
+        if self.kin is not None and len(self.taken.units):
+            names = names[self.kin[names] == self.kin[self.taken.units[0]]]
+        return [(names[alike], slots) for alike, slots in blocks_of(owners, names)]
+
+    def peers(self, unit: int) -> tuple[tuple[int, float], ...]:
+        """The survivors that answer most for a unit.
 
         Coefficients are in deviations; those of a unit of several slots (kernel taps) are the mean over its slots, each
         on the slot of the same rank.
         """
-        taken = self.state.takeover(units)
-        dying, living = np.flatnonzero(taken.dying), np.flatnonzero(~taken.dying)
-        ((_, own),) = self.state.blocks(units[place : place + 1])
+        dying = np.flatnonzero(self.taken.dying)
+        ((_, own),) = self.state.blocks(np.array([unit]))
         rows = np.searchsorted(dying, own[0])
-        owners = self.state.owners[living]
-        names = np.unique(owners[owners > 0])
-        if kin is not None:
-            names = names[kin[names] == kin[units[place]]]
         found: list[tuple[int, float]] = []
-        for alike, slots in self.state.blocks(names):
-            shared = min(slots.shape[1], len(rows))
-            columns = np.searchsorted(living, slots[:, :shared])
-            shares = -taken.coefficients[rows[:shared], columns].sum(axis=1) / len(rows)
-            found += zip(names[alike].tolist(), shares.tolist(), strict=True)
+        for names, columns in self._survivors:
+            shared = min(columns.shape[1], len(rows))
+            shares = -self.taken.coefficients[rows[:shared], columns[:, :shared]].sum(axis=1) / len(rows)
+            most = np.argsort(-np.abs(shares), kind="stable")[:MOST_PEERS]
+            found += zip(names[most].tolist(), shares[most].tolist(), strict=True)
         found.sort(key=lambda peer: (-abs(peer[1]), peer[0]))
         return tuple(peer for peer in found[:MOST_PEERS] if abs(peer[1]) >= FAINT_PEER)
 
@@ -89,7 +98,7 @@ def explain(states: list[ReaderState], units: Indices, adaptability: Vector | No
 
     `adaptability` [U] is r log(NAS / median) of each, None without a trajectory.
     """
-    found = [Evidence.of(state, units) for state in states]
+    found = [Evidence.of(state, units, kin) for state in states]
     deaths = []
     for place, unit in enumerate(units.tolist()):
         told = [evidence for evidence in found if unit in evidence.state.owners]
@@ -103,7 +112,7 @@ def explain(states: list[ReaderState], units: Indices, adaptability: Vector | No
         if evidence.variance[place] < COLLAPSED:
             deaths.append(Death(unit, "collapsed"))
         elif cause == "redundant":
-            deaths.append(Death(unit, cause, evidence.peers(units, place, kin)))
+            deaths.append(Death(unit, cause, evidence.peers(unit)))
         else:
             deaths.append(Death(unit, cause))
     return deaths

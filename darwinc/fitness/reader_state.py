@@ -96,14 +96,8 @@ class ReaderState:
         return np.asarray(np.isin(self.owners, units).any(axis=1))
 
     def blocks(self, units: Indices) -> Iterator[tuple[Mask, Indices]]:
-        """The slots [A, B] of those units that have B of them, and which units [U] these are; for every B but 0."""
-        flat = self.owners.ravel()
-        order = np.argsort(flat, kind="stable")
-        first = np.searchsorted(flat[order], units)
-        counts = np.searchsorted(flat[order], units, side="right") - first
-        for size in np.unique(counts[counts > 0]).tolist():
-            alike = counts == size
-            yield alike, order[first[alike][:, None] + np.arange(size)] // self.owners.shape[1]
+        """The slots of units, as `blocks_of` has them."""
+        return blocks_of(self.owners, units)
 
     def losses(self, units: Indices) -> Vector:
         """The score of each unit [U], adaptability aside; zero for units that this reader doesn't read."""
@@ -187,6 +181,17 @@ class ReaderState:
         )
         self.inverse = self.inverse[np.ix_(living, living)] - taken.across.T @ coefficients
         self.owners, self.variance = self.owners[living], self.variance[living]
+
+
+def blocks_of(owners: Indices, units: Indices) -> Iterator[tuple[Mask, Indices]]:
+    """Which of some units [U] own B slots, of owners [S, K], and these slots [A, B]; for every B but 0."""
+    flat = owners.ravel()
+    order = np.argsort(flat, kind="stable")
+    first = np.searchsorted(flat[order], units)
+    counts = np.searchsorted(flat[order], units, side="right") - first
+    for size in np.unique(counts[counts > 0]).tolist():
+        alike = counts == size
+        yield alike, order[first[alike][:, None] + np.arange(size)] // owners.shape[1]
 
 
 def regular(blocks: Matrix) -> Matrix:
