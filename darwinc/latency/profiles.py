@@ -1,0 +1,170 @@
+"""What each node of a model takes in ONNX Runtime: its profiler's notes, from runs that are interleaved with others'.
+
+A shared machine slows down and recovers. So models are timed in rounds, each running a few times in every round, and of
+all its runs the fast ones count: what comes on top is somebody else's.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+
+from darwinc.errors import InvalidModel
+from darwinc.runtime import CPU, Feed, open_session, run
+
+ROUNDS = 3
+SHORTEST_BLOCK = 2
+LONGEST_BLOCK = 12
+BLOCK_SECONDS = 0.02
+FAST = 25.0
+"""The percentile of a node's times, and of whole runs, that counts."""
+
+_KERNEL = "_kernel_time"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One node as it was executed: the name and the operator that it has after optimization, and its milliseconds."""
+
+    name: str
+    op_type: str
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the nodes took, in the order of execution, and a whole run without the profiler."""
+
+    events: tuple[Event, ...]
+    wall_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model to be timed, as a serialized file, and what it's fed."""
+
+    model: bytes
+    feed: Feed
+
+
+class Timer(Protocol):
+    """Something that times models: ONNX Runtime, or a made-up machine."""
+
+    def profile(self, subjects: Sequence[Subject]) -> list[Profile]:
+        """Profiles of some models, under conditions as equal as can be."""
+
+
+@dataclass(frozen=True)
+class RuntimeTimer:
+    """ONNX Runtime on this machine.
+
+    Raises (on `profile`):
+        InvalidModel: ONNX Runtime can't load or run a model.
+        UsageError: the provider isn't there.
+    """
+
+    threads: int = 1
+    providers: tuple[str, ...] = CPU
+    seed: int = 0
+
+    def profile(self, subjects: Sequence[Subject]) -> list[Profile]:
+        """Every subject has a session of its own; all are open at once."""
+        with tempfile.TemporaryDirectory(prefix="darwinc-", ignore_cleanup_errors=True) as folder:
+            sessions = [
+                open_session(
+                    subject.model, threads=self.threads, providers=self.providers, profile=Path(folder) / f"{number}"
+                )
+                for number, subject in enumerate(subjects)
+            ]
+            runners = [_Runner(session, subject.feed) for session, subject in zip(sessions, subjects, strict=True)]
+            self._rounds(runners, lambda runner: runner.block(noting=True))
+            notes = [Path(session.end_profiling()).read_text() for session in sessions]
+        self._rounds(runners, lambda runner: runner.block(noting=False))
+        return [
+            Profile(parse(text, runner.counted), 1e3 * float(np.percentile(runner.seconds, FAST)))
+            for text, runner in zip(notes, runners, strict=True)
+        ]
+
+    def _rounds(self, runners: Sequence[_Runner], block: Callable[[_Runner], None]) -> None:
+        generator = np.random.default_rng(self.seed)
+        for _ in range(ROUNDS):
+            for number in generator.permutation(len(runners)).tolist():
+                block(runners[number])
+
+
+class _Runner:
+    """One session; which of its profiled runs count, and the seconds of those that weren't profiled."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, feed: Feed) -> None:
+        self.session, self.feed = session, feed
+        self.seconds: list[float] = []
+        run(session, feed)
+        self.counted = [False]
+        self.runs = int(np.clip(BLOCK_SECONDS / max(self._time(), 1e-9), SHORTEST_BLOCK, LONGEST_BLOCK))
+        self.counted.append(False)
+
+    def block(self, *, noting: bool) -> None:
+        """A few runs. The first of a block pays for the caches that another session filled: it doesn't count."""
+        took = [self._time() for _ in range(1 + self.runs)][1:]
+        if noting:
+            self.counted += [False] + [True] * self.runs
+        else:
+            self.seconds += took
+
+    def _time(self) -> float:
+        start = time.perf_counter()
+        self.session.run(None, self.feed)
+        return time.perf_counter() - start
+
+
+def parse(text: str, counted: Sequence[bool]) -> tuple[Event, ...]:
+    """The nodes in a file of ONNX Runtime's profiler, each with the fast percentile of its runs.
+
+    `counted` says of each run whether it counts; runs that aren't in the file are left out.
+
+    Raises:
+        InvalidModel: the file isn't the profiler's, or no run in it counts.
+    """
+    runs = [events for events, counts in zip(_runs(text), counted, strict=False) if counts]
+    if not runs:
+        raise InvalidModel("ONNX Runtime's profiler noted no run of the model; its latency can't be told node by node.")
+    times: dict[tuple[str, str], list[float]] = {}
+    for events in runs:
+        seen: dict[tuple[str, str], float] = {}
+        for event in events:
+            # A node in the body of a loop comes several times.
+            key = event.name, event.op_type
+            seen[key] = seen.get(key, 0.0) + event.milliseconds
+        for key, took in seen.items():
+            times.setdefault(key, []).append(took)
+    return tuple(Event(*key, float(np.percentile(took, FAST))) for key, took in times.items())
+
+
+def _runs(text: str) -> list[list[Event]]:
+    """The nodes of each run, in order."""
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise InvalidModel("ONNX Runtime's profiler wrote a file that isn't JSON; its notes can't be read.") from error
+    runs: list[list[Event]] = []
+    events: list[Event] = []
+    for entry in entries if isinstance(entries, list) else ():
+        if entry.get("cat") == "Node" and str(entry.get("name", "")).endswith(_KERNEL):
+            events.append(_event(entry))
+        elif entry.get("name") == "model_run":
+            runs.append(events)
+            events = []
+    return runs
+
+
+def _event(entry: dict[str, Any]) -> Event:
+    name = str(entry["name"]).removesuffix(_KERNEL)
+    return Event(name, str(entry.get("args", {}).get("op_name", "")), float(entry.get("dur", 0)) / 1e3)
