@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ CANDIDATES = (1, 2, 4, 8, 16, 32)
 """Multiples that are told apart, the coarsest last."""
 
 EXCESS = 0.05
-"""How far the widths of a multiple may lie above the envelope of times, on average, for the multiple to count as fast."""
+"""How far the widths of a multiple may lie above the envelope of times, on average, and it still be fast."""
 
 NARROW = 16
 """Narrower widths may have kernels of their own, and don't count when multiples are told apart."""
@@ -53,9 +54,8 @@ def read(times: Mapping[int, float]) -> Curve:
     """
     envelope = _hull(times)
     excess = {width: time / _at(envelope, width) - 1 for width, time in times.items() if width >= NARROW}
-    multiple = next(
-        candidate for candidate in CANDIDATES if candidate == CANDIDATES[-1] or _mean(excess, candidate) <= EXCESS
-    )
+    fast = itertools.takewhile(lambda candidate: _mean(excess, candidate) <= EXCESS, CANDIDATES[-2::-1])
+    multiple = min(fast, default=CANDIDATES[-1])
     ratios = {width: time / _at(envelope, multiple * math.ceil(width / multiple)) for width, time in times.items()}
     exact = {width: ratio for width, ratio in ratios.items() if abs(math.log(ratio)) > EXCESS}
     classes: dict[int, list[float]] = {}
@@ -67,9 +67,9 @@ def read(times: Mapping[int, float]) -> Curve:
     return Curve(multiple, exact, {divisor: ratio for divisor, ratio in medians.items() if ratio > 1 + EXCESS})
 
 
-def _mean(excess: Mapping[int, float], multiple: int) -> float:
-    """The mean excess of the widths of a multiple, those at the ends apart, which are on the envelope by its nature."""
-    found = [value for width, value in excess.items() if width % multiple == 0 and width != max(excess)]
+def _mean(excess: Mapping[int, float], candidate: int) -> float:
+    """The mean excess of the widths that a candidate divides, and no coarser one."""
+    found = [value for width, value in excess.items() if math.gcd(width, CANDIDATES[-1]) == candidate]
     return sum(found) / max(len(found), 1)
 
 
@@ -90,7 +90,7 @@ def _turns_up(first: tuple[int, float], second: tuple[int, float], third: tuple[
 
 def _at(hull: list[tuple[int, float]], width: int) -> float:
     """The hull's height, by linear interpolation; constant beyond its ends."""
-    for (left, low), (right, high) in zip(hull, hull[1:], strict=False):
+    for (left, low), (right, high) in itertools.pairwise(hull):
         if left <= width <= right:
             return low + (high - low) * (width - left) / (right - left)
     return hull[-1][1] if width > hull[-1][0] else hull[0][1]

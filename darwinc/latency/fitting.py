@@ -33,6 +33,12 @@ FEWEST = 6
 
 MOST_BENT = 3.0
 
+REWEIGHTED = 2
+"""How often outliers are looked for."""
+
+TINY = 1e-3
+"""Smaller errors, as shares of about twice a layer's time, are none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
@@ -108,11 +114,22 @@ def _fit_layer(
     fast = np.abs(np.log(factors)) <= EXCESS
     chosen = fast if fast.sum() >= FEWEST else np.ones(len(times), np.bool_)
     rows = features * (factors * weights)[:, None]
-    coefficients, _ = nnls(rows[chosen], (times * weights)[chosen])
+    coefficients = _robust(rows[chosen], (times * weights)[chosen])
     bent = _bent(features @ coefficients, times, factors) if fast.sum() >= FEWEST else 1.0
     predicted = features @ coefficients * factors**bent
     fitted = Fitted(layer, padding, tuple(coefficients.tolist()), curves, bent)
     return fitted, float(np.square((predicted - times) * weights).sum())
+
+
+def _robust(rows: Times, values: Times) -> Times:
+    """Non-negative least squares [K, F] on which outliers have little say (reweighted by Cauchy's function)."""
+    coefficients, _ = nnls(rows, values)
+    for _ in range(REWEIGHTED):
+        errors = np.abs(rows @ coefficients - values)
+        scale = max(2.0 * float(np.median(errors)), TINY)
+        weights = 1.0 / np.sqrt(1.0 + np.square(errors / scale))
+        coefficients, _ = nnls(rows * weights[:, None], values * weights)
+    return np.asarray(coefficients)
 
 
 def _bent(fast: Times, times: Times, factors: Times) -> float:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
+from scipy.optimize import least_squares
 
 from darwinc import report_schema
 from darwinc.channels import Channels
@@ -24,8 +26,17 @@ from darwinc.latency.multiples import by_kind, preferred
 from darwinc.latency.store import Measured
 from darwinc.latency.widths import Widths, full
 
-LEAST_SLOPE = 0.5
-"""A whole run takes at least this share of what its layers take in the profiler."""
+SLOPES = (0.5, 2.0)
+"""How many times what its layers take in the profiler a whole run may take."""
+
+PROFILER_MS = 0.015
+"""The most that noting one layer may take."""
+
+OUTLIER = 0.03
+"""Relative errors beyond this count for less."""
+
+FLAT = 1e-3
+"""The least that widths have to change, as a share, for a line to be told."""
 
 LEAST_MS = 1e-4
 
@@ -72,13 +83,16 @@ class LatencyModel:
         """The function behind some profiles, the first of which is that of the model as it is."""
         plan = Plan(channels, measured.events[0])
         times = np.array([plan.times(events) for events in measured.events]).reshape(len(measured.events), -1)
-        fitted, times = _levelled(plan, measured, times, curves)
-        sums = np.array([sum(layer.milliseconds(widths) for layer in fitted) for widths in measured.widths])
-        walls = np.array(measured.walls)
-        slope, offset = _line(sums, walls)
+        fitted = fit(plan.layers, measured.widths, times, curves)
+        levels = _levels(times.sum(axis=1), _sums(fitted, measured.widths), measured.batches)
+        fitted = fit(plan.layers, measured.widths, times / levels[:, None], curves)
+        sums, walls = _sums(fitted, measured.widths), np.array(measured.walls)
+        slope, offset = _line(sums, walls, len(fitted))
+        walls = walls / _levels(walls, slope * sums + offset, measured.batches)
+        slope, offset = _line(sums, walls, len(fitted))
         errors = np.abs((slope * sums + offset) / walls - 1)
         whole = full(channels)
-        now = [wall for widths, wall in zip(measured.widths, measured.walls, strict=True) if list(widths) == whole]
+        now = [wall for widths, wall in zip(measured.widths, walls.tolist(), strict=True) if list(widths) == whole]
         return cls(tuple(fitted), slope, offset, tuple(whole), float(np.median(now)), curves, float(np.median(errors)))
 
     def predict(self, widths: Widths) -> float:
@@ -169,24 +183,31 @@ class LatencyPrice:
         return {place: self._times[place] - fitted[place].milliseconds(widths) for place in self._touched[group]}
 
 
-def _levelled(plan: Plan, measured: Measured, times: Times, curves: Curves) -> tuple[list[Fitted], Times]:
-    """The layers' functions, and times [K, L] with what slowed down a whole batch of sessions taken out."""
-    fitted = fit(plan.layers, measured.widths, times, curves)
-    batches = np.array(measured.batches)
-    if len(set(measured.batches)) < 2:
-        return fitted, times
-    sums = np.array([sum(layer.milliseconds(widths) for layer in fitted) for widths in measured.widths])
-    ratios = times.sum(axis=1) / np.maximum(sums, LEAST_MS)
-    levels = {batch: float(np.median(ratios[batches == batch])) for batch in set(measured.batches)}
+def _sums(fitted: Sequence[Fitted], configurations: Sequence[Widths]) -> Times:
+    """What all layers take together [K]."""
+    return np.array([sum(layer.milliseconds(widths) for layer in fitted) for widths in configurations])
+
+
+def _levels(took: Times, expected: Times, batches: Sequence[int]) -> Times:
+    """By how much the batch of each configuration was slowed down as a whole [K], 1 for the median of batches."""
+    ratios, numbers = took / np.maximum(expected, LEAST_MS), np.array(batches)
+    levels = {batch: float(np.median(ratios[numbers == batch])) for batch in set(batches)}
     usual = float(np.median(list(levels.values())))
-    times = times / np.array([levels[batch] / usual for batch in measured.batches])[:, None]
-    return fit(plan.layers, measured.widths, times, curves), times
+    return np.array([levels[batch] / usual for batch in batches])
 
 
-def _line(sums: Times, walls: Times) -> tuple[float, float]:
-    """The line through sums and whole runs [K] with the least squared relative error: slope and offset."""
-    if np.ptp(sums) < 1e-3 * sums.max():
+def _line(sums: Times, walls: Times, layers: int) -> tuple[float, float]:
+    """The line through sums and whole runs [K], by relative error, on which outliers have little say.
+
+    The profiler takes a few microseconds for each of the layers.
+    """
+    if np.ptp(sums) < FLAT * sums.max():
         return float(np.median(walls / sums)), 0.0
-    rows = np.stack([sums, np.ones_like(sums)], axis=1) / walls[:, None]
-    slope, offset = (float(value) for value in np.linalg.lstsq(rows, np.ones_like(walls), rcond=None)[0])
-    return (slope, offset) if slope >= LEAST_SLOPE else (float(np.median(walls / sums)), 0.0)
+    found = least_squares(
+        lambda line: (line[0] * sums + line[1]) / walls - 1,
+        (1.0, 0.0),
+        bounds=((SLOPES[0], -PROFILER_MS * layers), (SLOPES[1], 0.5 * float(walls.min()))),
+        loss="soft_l1",
+        f_scale=OUTLIER,
+    )
+    return float(found.x[0]), float(found.x[1])

@@ -20,11 +20,11 @@ import onnxruntime
 from darwinc.errors import InvalidModel
 from darwinc.runtime import CPU, Feed, open_session, run
 
-ROUNDS = 3
+ROUNDS = 5
 SHORTEST_BLOCK = 2
 LONGEST_BLOCK = 12
 BLOCK_SECONDS = 0.02
-FAST = 25.0
+FAST = 10.0
 """The percentile of a node's times, and of whole runs, that counts."""
 
 _KERNEL = "_kernel_time"
