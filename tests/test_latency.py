@@ -71,7 +71,7 @@ def test_a_width_off_the_fast_kernel_is_known_to_be_slow() -> None:
     found = LatencyModel.measure(model, channels, asked(machine))
     widths = full(channels)
     widths[1] = 94
-    assert wall(machine, model, channels, widths) > 1.05 * wall(machine, model, channels, full(channels))
+    assert wall(machine, model, channels, widths) > 1.04 * wall(machine, model, channels, full(channels))
     assert found.predict(widths) == pytest.approx(wall(machine, model, channels, widths), rel=2e-2)
 
 
@@ -112,10 +112,9 @@ def test_a_layers_times_sum_up_to_the_run() -> None:
     report = found.report(widths)
     assert sum(row.before_ms for row in report.layers) == pytest.approx(report.before_ms)
     assert sum(row.after_ms for row in report.layers) == pytest.approx(report.after_ms)
-    assert [(row.op_type, row.node) for row in report.layers] == [
-        ("Conv", "a"), ("Conv", "c"), ("Conv", "e"), ("Conv", "g"), ("Conv", "h"),
-        ("Add", "s"), ("GlobalAveragePool", "q"), ("Flatten", "v"), ("Gemm", "y"),
-    ]  # fmt: skip
+    kinds = ["Conv"] * 5 + ["Add", "GlobalAveragePool", "Flatten", "Gemm"]
+    assert [row.op_type for row in report.layers] == kinds
+    assert all(row.after_ms < row.before_ms for row in report.layers if row.op_type == "Conv")
 
 
 def test_a_correction_makes_it_agree_with_what_was_measured() -> None:

@@ -7,7 +7,7 @@ rearrange memory for others have names of their own, and count with what was exe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -58,8 +58,7 @@ class Layer:
     def features(self, widths: Widths, padding: Padding) -> list[float]:
         """1, the terms at some widths, with channels filled up, and the last of them again where blocks aren't full."""
         sizes = [
-            sum(factor * math.prod(self._size(axis, widths, padding) for axis in axes) for factor, axes in term)
-            for term in self.terms
+            sum(factor * math.prod(self._sizes(axes, widths, padding)) for factor, axes in term) for term in self.terms
         ]
         return [1.0, *sizes, *([sizes[-1] * self._is_rough(widths, padding)] if sizes else ())]
 
@@ -68,14 +67,17 @@ class Layer:
         axes = (axis for term in self.terms for _, factors in term for axis in factors)
         return self.kind == OTHER and any(axis.at(widths) % padding.leaving for axis in axes)
 
-    def _size(self, axis: Extent, widths: Widths, padding: Padding) -> float:
-        if not axis.segments:
-            return axis.at(widths)
-        if axis == self.entering and axis != self.leaving:
-            return axis.padded(widths, padding.entering)
-        if axis == self.leaving or self.kind == OTHER:
-            return axis.padded(widths, padding.leaving)
-        return axis.at(widths)
+    def _sizes(self, axes: Sequence[Extent], widths: Widths, padding: Padding) -> Iterator[float]:
+        """The sizes of a product's axes. Work counts what leaves before what enters, and both may be the same group."""
+        left = False
+        for axis in axes:
+            if self.kind == OTHER or (axis == self.leaving and not left):
+                left = True
+                yield axis.padded(widths, padding.leaving)
+            elif axis == self.entering:
+                yield axis.padded(widths, padding.entering)
+            else:
+                yield axis.at(widths)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from darwinc.latency.curves import PLAIN, Curve, Curves, read
 from darwinc.latency.kinds import DEPTHWISE, GROUPED, OTHER, PRODUCT, SIDES, Side, kind_of, sides_of
 from darwinc.latency.profiles import Profile, Subject, Timer
 
-WIDTHS = (4, 8, 12, 16, 20, 24, 28, 30, 31, 32, 36, 40, 44, 48, 52, 56, 58, 60, 61, 62, 63, 64)
+WIDTHS = (4, 8, 12, 16, 17, 18, 20, 24, 28, 30, 31, 32, 33, 34, 36, 40, 44, 48, 49, 52, 56, 60, 62, 63, 64)
 OTHER_SIDE, MOST_GROUPS = 128, 4
 MOST_MACS = 4_000_000
 """Of a layer whose varied side has the widest width: a fraction of a millisecond."""
