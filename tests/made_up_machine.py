@@ -63,7 +63,9 @@ class MadeUpMachine:
         transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
         if node.op_type != "Conv":
             entering, leaving = weight[::-1] if transposed else weight
-            return FIXED_MS + MS_PER_MAC * math.prod(made[:-1]) * _up(entering, self.entering) * _up(leaving, self.leaving)
+            return FIXED_MS + MS_PER_MAC * math.prod(made[:-1]) * _up(entering, self.entering) * _up(
+                leaving, self.leaving
+            )
         work = math.prod(made[2:]) * math.prod(weight[2:]) * _up(weight[0], self.leaving)
         if weight[1] > 1:
             return FIXED_MS + MS_PER_MAC * work * _up(weight[1], self.entering)

@@ -105,9 +105,7 @@ def profiles_of(model: ir.Model, channels: Channels, asked: Asked) -> Measured:
         UsageError: the provider isn't there.
     """
     eligible = asked.eligible if asked.eligible is not None else [True] * len(channels.groups)
-    feed = asked.feed
-    if feed is None:
-        feed = made_up(open_session(model, providers=asked.providers), asked.seed, 1)
+    feed = _feed(model, asked)
     key = signature(_description(model, channels, asked, eligible, feed))
     store = asked.store
     known = store.measured(key, len(channels.groups))
@@ -118,6 +116,27 @@ def profiles_of(model: ir.Model, channels: Channels, asked: Asked) -> Measured:
     measured = _profiled(model, channels, configurations, feed, asked)
     store.keep_measured(key, measured)
     return measured
+
+
+def times_of(
+    model: ir.Model, channels: Channels, configurations: Sequence[Widths], asked: Asked | None = None
+) -> list[float]:
+    """Milliseconds of a run of the model as it is, then at each configuration of widths: really rewritten and timed.
+
+    All are timed in turn, so that their ratios hold on a machine that is busy with other things too.
+
+    Raises:
+        InvalidModel: ONNX Runtime can't load or run it.
+        UsageError: the provider isn't there.
+    """
+    asked = asked or Asked()
+    feed = _feed(model, asked)
+    subjects = [_subject(model, channels, widths, feed) for widths in (full(channels), *configurations)]
+    return [profile.wall_ms for profile in asked.clock.profile(subjects)]
+
+
+def _feed(model: ir.Model, asked: Asked) -> Feed:
+    return made_up(open_session(model, providers=asked.providers), asked.seed, 1) if asked.feed is None else asked.feed
 
 
 def _profiled(

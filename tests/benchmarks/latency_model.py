@@ -4,8 +4,9 @@
 
 Without arguments: yolox_nano_416, ppocrv3_det_ch and cifar10_resnet20 in $MODELS. For each model: seconds that
 measuring takes, without and with what is kept on disk, the multiples by kind of operator, and the relative error of
-predicted against measured milliseconds (one thread, sessions interleaved in rounds) at random configurations of widths drawn with
-another seed; then the time of the model narrowed to 60 % with every width a multiple of 8, and of the preferred ones.
+predicted against measured milliseconds (one thread, its processor time, sessions interleaved in rounds) at random configurations of
+widths drawn with another seed; then the time of the model narrowed to 60 % with every width a multiple of 8, and with
+the preferred ones.
 """
 
 from __future__ import annotations
@@ -19,13 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from darwinc import graph
-from darwinc.benchmark import made_up
 from darwinc.channels import Channels, analyse
-from darwinc.latency import Asked, LatencyModel
-from darwinc.latency.profiles import RuntimeTimer, Subject
-from darwinc.latency.widths import full, mask_of, sample
-from darwinc.passes.excise import excise
-from darwinc.runtime import open_session
+from darwinc.latency import Asked, LatencyModel, times_of
+from darwinc.latency.widths import sample
 
 USUAL = ("yolox_nano_416", "ppocrv3_det_ch", "cifar10_resnet20")
 SHARE = 0.6
@@ -53,16 +50,13 @@ def judge(path: Path, held_out: int, align: int) -> str:
         start = time.perf_counter()
         LatencyModel.measure(model, channels, Asked(cache=Path(folder), align=align))
         second = time.perf_counter() - start
-    feed = made_up(open_session(model), 0, 1)
-    timer, everyone = RuntimeTimer(seed=7), [True] * len(channels.groups)
+    everyone = [True] * len(channels.groups)
     configurations = sample(channels, everyone, held_out, align, 1234)
     preferred = found.preferred_multiples(channels, 8)
     configurations += [narrowed(channels, [8] * len(preferred), SHARE), narrowed(channels, preferred, SHARE)]
     took, alone = [], []
     for begin in range(0, len(configurations), 6):
-        some = [full(channels), *configurations[begin : begin + 6]]
-        subjects = [Subject(graph.to_bytes(excise(model, channels, mask_of(channels, each))[0]), feed) for each in some]
-        times = [profile.wall_ms for profile in timer.profile(subjects)]
+        times = times_of(model, channels, configurations[begin : begin + 6], Asked(seed=7))
         took += times[1:]
         alone.append(times[0])
     predicted = np.array([found.predict(widths) for widths in configurations])
