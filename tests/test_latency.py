@@ -14,7 +14,7 @@ import pytest
 from darwinc import graph
 from darwinc.channels import Channels, analyse
 from darwinc.cost import Price
-from darwinc.latency import Asked, LatencyModel
+from darwinc.latency import Asked, LatencyModel, times_of
 from darwinc.latency.measuring import profiles_of
 from darwinc.latency.profiles import Subject
 from darwinc.latency.store import FOLDER, default_folder
@@ -215,6 +215,14 @@ def test_progress_goes_from_nothing_to_all() -> None:
     LatencyModel.measure(model, channels, asked(MadeUpMachine(), progress=told.append))
     assert told == sorted(told)
     assert told[-1] == pytest.approx(1.0)
+
+
+def test_chosen_widths_are_rewritten_and_timed() -> None:
+    model, channels = network()
+    machine = MadeUpMachine()
+    halved = [width // 2 for width in full(channels)]
+    expected = [wall(machine, model, channels, widths) for widths in (full(channels), halved)]
+    assert times_of(model, channels, [halved], asked(machine)) == pytest.approx(expected)
 
 
 def test_onnx_runtime_is_measured(tmp_path: Path) -> None:

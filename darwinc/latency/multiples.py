@@ -65,7 +65,7 @@ class Probe:
         """A model of it, and what it's fed."""
         generator = np.random.default_rng(seed)
         weight, data, node = self._parts()
-        made = _value("y", None)
+        made = _value("y", [None] * len(data))
         proto = helper.make_graph(
             [node],
             "layer",
@@ -88,7 +88,7 @@ class Probe:
         return weight, (1, self.entering * self.groups, *self.image), node
 
 
-def _value(name: str, shape: Sequence[int] | None) -> onnx.ValueInfoProto:
+def _value(name: str, shape: Sequence[int | None]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 

@@ -4,9 +4,9 @@
 
 Without arguments: yolox_nano_416, ppocrv3_det_ch and cifar10_resnet20 in $MODELS. For each model: seconds that
 measuring takes, without and with what is kept on disk, the multiples by kind of operator, and the relative error of
-predicted against measured milliseconds (one thread, its processor time, sessions interleaved in rounds) at random configurations of
-widths drawn with another seed; then the time of the model narrowed to 60 % with every width a multiple of 8, and with
-the preferred ones.
+predicted against measured milliseconds (one thread, its processor time, sessions interleaved in rounds) at random configurations
+of widths drawn with another seed; then the time of the model narrowed to 60 % with every width a multiple of 8, and
+with the preferred ones.
 """
 
 from __future__ import annotations
