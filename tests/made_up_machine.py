@@ -26,7 +26,7 @@ class MadeUpMachine:
     slow_batches: Sequence[float] = (1.0,)
     asked: list[int] = field(default_factory=list)
 
-    def profile(self, subjects: Sequence[Subject]) -> list[Profile]:
+    def profile(self, subjects: Sequence[Subject], *, whole: bool = True) -> list[Profile]:
         """Profiles, and a note of how many models there were."""
         slow = self.slow_batches[len(self.asked) % len(self.slow_batches)]
         self.asked.append(len(subjects))

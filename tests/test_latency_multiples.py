@@ -13,7 +13,7 @@ import pytest
 from darwinc.channels import analyse
 from darwinc.cost import CostModel
 from darwinc.fitness.static import StaticScore
-from darwinc.latency.curves import Curve, read
+from darwinc.latency.curves import Curve, Curves, read
 from darwinc.latency.kinds import DEPTHWISE, GROUPED, OTHER, POINTWISE, PRODUCT, SPATIAL, kind_of, sides_of
 from darwinc.latency.multiples import WIDTHS, Probe, by_kind, measure, preferred, probes
 from darwinc.selection import Limits, quantum, select
@@ -116,7 +116,7 @@ def test_layers_too_short_to_tell_say_nothing() -> None:
 def test_groups_of_no_measured_kind_get_the_default() -> None:
     _, channels = network()
     assert preferred(channels, {}, 8) == [8] * len(channels.groups)
-    only = {(DEPTHWISE, "out"): Curve(4)}
+    only: Curves = {(DEPTHWISE, "out"): Curve(4)}
     assert preferred(channels, only, 8) == [8, 4, 8]
 
 

@@ -158,7 +158,7 @@ def measure(found: Sequence[Probe], timer: Timer, progress: Callable[[float], No
     times: dict[tuple[str, Side], dict[int, float]] = {}
     for start in range(0, len(order), MOST_SESSIONS):
         some = [jobs[place] for place in order[start : start + MOST_SESSIONS]]
-        profiles = timer.profile([probe.at(side, width).subject() for probe, side, width in some])
+        profiles = timer.profile([probe.at(side, width).subject() for probe, side, width in some], whole=False)
         for (probe, side, width), profile in zip(some, profiles, strict=True):
             times.setdefault((probe.kind, side), {})[width] = _milliseconds(profile)
         progress(min(1.0, (start + MOST_SESSIONS) / len(order)))

@@ -8,6 +8,7 @@ timed by the processor's time of that thread, where the system tells it finely e
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -42,10 +43,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Profile:
-    """What the nodes took, in the order of execution, and a whole run without the profiler."""
+    """What the nodes took, in the order of execution, and a whole run without the profiler, if that was asked for."""
 
     events: tuple[Event, ...]
-    wall_ms: float
+    wall_ms: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +60,8 @@ class Subject:
 class Timer(Protocol):
     """Something that times models: ONNX Runtime, or a made-up machine."""
 
-    def profile(self, subjects: Sequence[Subject]) -> list[Profile]:
-        """Profiles of some models, under conditions as equal as can be."""
+    def profile(self, subjects: Sequence[Subject], *, whole: bool = True) -> list[Profile]:
+        """Profiles of some models, under conditions as equal as can be; `whole` times whole runs as well."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class RuntimeTimer:
     providers: tuple[str, ...] = CPU
     seed: int = 0
 
-    def profile(self, subjects: Sequence[Subject]) -> list[Profile]:
+    def profile(self, subjects: Sequence[Subject], *, whole: bool = True) -> list[Profile]:
         """Every subject has a session of its own; all are open at once."""
         with tempfile.TemporaryDirectory(prefix="darwinc-", ignore_cleanup_errors=True) as folder:
             sessions = [
@@ -91,9 +92,10 @@ class RuntimeTimer:
             ]
             self._rounds(runners, lambda runner: runner.block(noting=True))
             notes = [Path(session.end_profiling()).read_text() for session in sessions]
-        self._rounds(runners, lambda runner: runner.block(noting=False))
+        if whole:
+            self._rounds(runners, lambda runner: runner.block(noting=False))
         return [
-            Profile(parse(text, runner.counted), 1e3 * min(runner.seconds))
+            Profile(parse(text, runner.counted), 1e3 * min(runner.seconds, default=math.nan))
             for text, runner in zip(notes, runners, strict=True)
         ]
 
