@@ -14,6 +14,7 @@ import pytest
 from darwinc import graph
 from darwinc.channels import Channels, analyse
 from darwinc.cost import Price
+from darwinc.errors import UsageError
 from darwinc.latency import Asked, LatencyModel, times_of
 from darwinc.latency.measuring import profiles_of
 from darwinc.latency.profiles import Subject
@@ -223,6 +224,12 @@ def test_chosen_widths_are_rewritten_and_timed() -> None:
     halved = [width // 2 for width in full(channels)]
     expected = [wall(machine, model, channels, widths) for widths in (full(channels), halved)]
     assert times_of(model, channels, [halved], asked(machine)) == pytest.approx(expected)
+
+
+def test_what_the_profiler_cannot_tell_is_refused() -> None:
+    model, channels = network()
+    with pytest.raises(UsageError, match="CPUExecutionProvider"):
+        LatencyModel.measure(model, channels, Asked(providers=("CUDAExecutionProvider",), feed=FEED, cache=None))
 
 
 def test_onnx_runtime_is_measured(tmp_path: Path) -> None:

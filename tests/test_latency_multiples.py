@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ import pytest
 from darwinc.channels import analyse
 from darwinc.cost import CostModel
 from darwinc.fitness.static import StaticScore
+from darwinc.latency import Asked, wanted_multiples
 from darwinc.latency.curves import Curve, Curves, read
 from darwinc.latency.kinds import DEPTHWISE, GROUPED, OTHER, POINTWISE, PRODUCT, SPATIAL, kind_of, sides_of
 from darwinc.latency.multiples import WIDTHS, Probe, by_kind, measure, preferred, probes
@@ -105,6 +107,16 @@ def test_the_machines_multiples_are_found(entering: int, leaving: int) -> None:
     assert found["pointwise conv, out"] == found["spatial conv, out"] == leaving
     assert found["depthwise conv, out"] >= 4
     assert preferred(channels, curves) == [max(entering, leaving)] * len(channels.groups)
+
+
+def test_wanted_multiples_are_kept_on_disk(tmp_path: Path) -> None:
+    _, channels = network()
+    machine = MadeUpMachine(16, 4)
+    asked = Asked(timer=machine, cache=tmp_path)
+    assert wanted_multiples(channels, asked) == [16, 16, 16]
+    counted = len(machine.asked)
+    assert wanted_multiples(channels, asked) == [16, 16, 16]
+    assert len(machine.asked) == counted
 
 
 def test_layers_too_short_to_tell_say_nothing() -> None:

@@ -11,8 +11,8 @@ measuring   times of a model at many widths; store keeps them on disk
 model       the sum of it all: LatencyModel, and its price
 """
 
-from darwinc.latency.measuring import Asked, curves_of, times_of
+from darwinc.latency.measuring import Asked, curves_of, times_of, wanted_multiples
 from darwinc.latency.model import LatencyModel, LatencyPrice
 from darwinc.latency.multiples import by_kind, preferred
 
-__all__ = ["Asked", "LatencyModel", "LatencyPrice", "by_kind", "curves_of", "preferred", "times_of"]
+__all__ = ["Asked", "LatencyModel", "LatencyPrice", "by_kind", "curves_of", "preferred", "times_of", "wanted_multiples"]

@@ -81,6 +81,14 @@ def fit(layers: Sequence[Layer], configurations: Sequence[Widths], times: Times,
     return [found[place] for place in range(len(layers))]
 
 
+def refit(fitted: Sequence[Fitted], configurations: Sequence[Widths], times: Times) -> list[Fitted]:
+    """The same functions with other times [K, L]."""
+    return [
+        _fit_layer(layer.layer, layer.padding, configurations, times[:, place], layer.curves)[0]
+        for place, layer in enumerate(fitted)
+    ]
+
+
 def _fit_kind(
     layers: Sequence[Layer], places: Sequence[int], configurations: Sequence[Widths], times: Times, curves: Curves
 ) -> dict[int, Fitted]:

@@ -13,9 +13,10 @@ import onnx_ir as ir
 from darwinc import graph
 from darwinc.benchmark import made_up
 from darwinc.channels import Channels
+from darwinc.errors import UsageError
 from darwinc.latency.curves import Curve, Curves
 from darwinc.latency.kinds import SIDES, Side
-from darwinc.latency.multiples import Probe, measure, probes
+from darwinc.latency.multiples import Probe, measure, preferred, probes
 from darwinc.latency.profiles import Profile, RuntimeTimer, Subject, Timer
 from darwinc.latency.store import Conditions, Measured, Store, default_folder, shapes_of, signature
 from darwinc.latency.widths import Widths, full, mask_of, sample
@@ -74,7 +75,7 @@ def curves_of(channels: Channels, asked: Asked) -> Curves:
 
     Raises:
         InvalidModel: ONNX Runtime can't load or run a lone layer.
-        UsageError: the provider isn't there.
+        UsageError: another provider than the processor, or a model of over 2 GB.
     """
     store, found = asked.store, dict[tuple[str, Side], Curve]()
     missing = []
@@ -93,6 +94,14 @@ def curves_of(channels: Channels, asked: Asked) -> Curves:
     return dict(sorted(found.items()))
 
 
+def wanted_multiples(channels: Channels, asked: Asked | None = None, default: int = 8) -> list[int]:
+    """The multiple of channels that each group should keep to be fast here; `default` where no operator cares.
+
+    Takes a second or two, and nothing once it's kept on disk. Raises what `curves_of` does.
+    """
+    return preferred(channels, curves_of(channels, asked or Asked()), default)
+
+
 def _key(probe: Probe, side: Side) -> str:
     return signature([asdict(probe), side])
 
@@ -102,8 +111,12 @@ def profiles_of(model: ir.Model, channels: Channels, asked: Asked) -> Measured:
 
     Raises:
         InvalidModel: ONNX Runtime can't load, run or profile it.
-        UsageError: the provider isn't there.
+        UsageError: another provider than the processor, or a model of over 2 GB.
     """
+    if graph.stored_bytes(model) > graph.PROTOBUF_LIMIT:
+        raise UsageError(
+            "The model is larger than 2 GB, which is too much for its latency to be modelled; use --target-macs."
+        )
     eligible = asked.eligible if asked.eligible is not None else [True] * len(channels.groups)
     feed = _feed(model, asked)
     key = signature(_description(model, channels, asked, eligible, feed))
@@ -127,7 +140,7 @@ def times_of(
 
     Raises:
         InvalidModel: ONNX Runtime can't load or run it.
-        UsageError: the provider isn't there.
+        UsageError: another provider than the processor, or a model of over 2 GB.
     """
     asked = asked or Asked()
     feed = _feed(model, asked)

@@ -19,7 +19,7 @@ from scipy.optimize import least_squares
 from darwinc import report_schema
 from darwinc.channels import Channels
 from darwinc.latency.curves import Curves
-from darwinc.latency.fitting import Fitted, Times, fit
+from darwinc.latency.fitting import Fitted, Times, fit, refit
 from darwinc.latency.layers import Plan
 from darwinc.latency.measuring import Asked, curves_of, profiles_of
 from darwinc.latency.multiples import by_kind, preferred
@@ -71,7 +71,7 @@ class LatencyModel:
 
         Raises:
             InvalidModel: ONNX Runtime can't load, run or profile it.
-            UsageError: the provider isn't there.
+            UsageError: another provider than the processor, or a model of over 2 GB.
         """
         asked = asked or Asked()
         curves = curves_of(channels, asked.part(0.0, 0.3))
@@ -85,7 +85,7 @@ class LatencyModel:
         times = np.array([plan.times(events) for events in measured.events]).reshape(len(measured.events), -1)
         fitted = fit(plan.layers, measured.widths, times, curves)
         levels = _levels(times.sum(axis=1), _sums(fitted, measured.widths), measured.batches)
-        fitted = fit(plan.layers, measured.widths, times / levels[:, None], curves)
+        fitted = refit(fitted, measured.widths, times / levels[:, None])
         sums, walls = _sums(fitted, measured.widths), np.array(measured.walls)
         slope, offset = _line(sums, walls, len(fitted))
         walls = walls / _levels(walls, slope * sums + offset, measured.batches)

@@ -19,13 +19,17 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime
 
-from darwinc.errors import InvalidModel
+from darwinc.errors import InvalidModel, UsageError
 from darwinc.runtime import CPU, Feed, open_session, run
 
-ROUNDS = 5
+FEWEST_ROUNDS, MOST_ROUNDS = 2, 5
+ROUNDS_SECONDS = 2.0
+"""About how long all rounds together may take, for the sessions that are open at once."""
+
 SHORTEST_BLOCK = 2
 LONGEST_BLOCK = 12
 BLOCK_SECONDS = 0.02
+TINY = 1e-9
 FINE = 1e-6
 """Seconds: a clock that doesn't tell these apart won't do."""
 
@@ -70,7 +74,7 @@ class RuntimeTimer:
 
     Raises (on `profile`):
         InvalidModel: ONNX Runtime can't load or run a model.
-        UsageError: the provider isn't there.
+        UsageError: a provider other than the processor, whose profile says when work was handed over.
     """
 
     threads: int = 1
@@ -79,6 +83,11 @@ class RuntimeTimer:
 
     def profile(self, subjects: Sequence[Subject], *, whole: bool = True) -> list[Profile]:
         """Every subject has a session of its own; all are open at once."""
+        if self.providers != CPU:
+            raise UsageError(
+                f"Latency was to be modelled on {', '.join(self.providers)}, where ONNX Runtime's profiler doesn't tell "
+                f"what nodes take; use {CPU[0]}, or another target."
+            )
         with tempfile.TemporaryDirectory(prefix="darwinc-", ignore_cleanup_errors=True) as folder:
             sessions = [
                 open_session(
@@ -107,7 +116,8 @@ class RuntimeTimer:
 
     def _rounds(self, runners: Sequence[_Runner], block: Callable[[_Runner], None]) -> None:
         generator = np.random.default_rng(self.seed)
-        for _ in range(ROUNDS):
+        seconds = sum(runner.block_seconds for runner in runners)
+        for _ in range(int(np.clip(ROUNDS_SECONDS / max(seconds, TINY), FEWEST_ROUNDS, MOST_ROUNDS))):
             for number in generator.permutation(len(runners)).tolist():
                 block(runners[number])
 
@@ -120,7 +130,9 @@ class _Runner:
         self.seconds: list[float] = []
         run(session, feed)
         self.counted = [False]
-        self.runs = int(np.clip(BLOCK_SECONDS / max(self._time(), 1e-9), SHORTEST_BLOCK, LONGEST_BLOCK))
+        took = self._time()
+        self.runs = int(np.clip(BLOCK_SECONDS / max(took, TINY), SHORTEST_BLOCK, LONGEST_BLOCK))
+        self.block_seconds = (1 + self.runs) * took
         self.counted.append(False)
 
     def block(self, *, noting: bool) -> None:
