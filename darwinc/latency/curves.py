@@ -18,6 +18,9 @@ EXCESS = 0.05
 NARROW = 16
 """Narrower widths may have kernels of their own, and don't count when multiples are told apart."""
 
+LEAST_HEIGHT = 0.1
+"""Of an envelope below its narrowest width, as a share of its height there."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -52,7 +55,7 @@ def read(times: Mapping[int, float]) -> Curve:
     The envelope is the lower convex hull of time over width: fast widths lie on it, and others, filled up to the next
     multiple, above it.
     """
-    envelope = _hull(times)
+    envelope = _hull({width: time for width, time in times.items() if width >= NARROW})
     excess = {width: time / _at(envelope, width) - 1 for width, time in times.items() if width >= NARROW}
     fast = itertools.takewhile(lambda candidate: _mean(excess, candidate) <= EXCESS, CANDIDATES[-2::-1])
     multiple = min(fast, default=CANDIDATES[-1])
@@ -89,8 +92,8 @@ def _turns_up(first: tuple[int, float], second: tuple[int, float], third: tuple[
 
 
 def _at(hull: list[tuple[int, float]], width: int) -> float:
-    """The hull's height, by linear interpolation; constant beyond its ends."""
+    """The hull's height, by linear interpolation; below its narrowest width its first line goes on, but not to zero."""
     for (left, low), (right, high) in itertools.pairwise(hull):
-        if left <= width <= right:
-            return low + (high - low) * (width - left) / (right - left)
-    return hull[-1][1] if width > hull[-1][0] else hull[0][1]
+        if width <= right:
+            return max(low + (high - low) * (width - left) / (right - left), LEAST_HEIGHT * low)
+    return hull[-1][1]

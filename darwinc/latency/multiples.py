@@ -1,7 +1,8 @@
 """Which multiples of channels this runtime and processor like, measured for each kind of operator in a model.
 
 The heaviest layer of each kind is timed alone, with one side's width varied. Its other side and its image are made
-smaller where it would take long: what is asked is where the steps are, not how high.
+smaller where it would take long, and larger where it would be over too soon: what is asked is where the steps are, not
+how high.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from darwinc import graph
 from darwinc.channels import ChannelGroup, Channels
-from darwinc.latency.curves import PLAIN, Curve, Curves, read
+from darwinc.latency.curves import NARROW, PLAIN, Curve, Curves, read
 from darwinc.latency.kinds import DEPTHWISE, GROUPED, OTHER, PRODUCT, SIDES, Side, kind_of, sides_of
 from darwinc.latency.profiles import Profile, Subject, Timer
 
@@ -143,12 +144,18 @@ def _sized(probe: Probe) -> Probe:
     groups = 1 if probe.kind == DEPTHWISE else probe.groups
     each = WIDTHS[-1] * groups * math.prod(probe.kernel) / math.prod(probe.strides or (1,))
     most = max(OTHER_SIDE, int(MOST_MACS / (each * max(math.prod(probe.image), 1))))
-    probe = replace(probe, entering=min(probe.entering, most), leaving=min(probe.leaving, most))
+    probe = replace(probe, entering=_fast(min(probe.entering, most)), leaving=_fast(min(probe.leaving, most)))
     macs = each * max(probe.entering, probe.leaving) * math.prod(probe.image)
-    share = min(1.0, MOST_MACS / max(macs, 1.0)) ** (1 / max(len(probe.image), 1))
+    # A single row or pixel has kernels of its own, and stays one.
+    share = (MOST_MACS / max(macs, 1.0)) ** (1 / max(len(probe.image), 1)) if math.prod(probe.image) > 1 else 1.0
     least = [size * dilation for size, dilation in zip(probe.kernel, probe.dilations, strict=True)] or [1]
     image = (max(low, round(size * share)) for size, low in zip(probe.image, least, strict=True))
     return replace(probe, image=tuple(image))
+
+
+def _fast(width: int) -> int:
+    """A width of the other side that keeps no layer off its fast kernel: a multiple of the widest one that fits."""
+    return next((width // block * block for block in (WIDTHS[-1], NARROW) if width >= block), width)
 
 
 def measure(found: Sequence[Probe], timer: Timer, progress: Callable[[float], None] = lambda _: None) -> Curves:

@@ -85,8 +85,8 @@ class RuntimeTimer:
         """Every subject has a session of its own; all are open at once."""
         if self.providers != CPU:
             raise UsageError(
-                f"Latency was to be modelled on {', '.join(self.providers)}, where ONNX Runtime's profiler doesn't tell "
-                f"what nodes take; use {CPU[0]}, or another target."
+                f"Latency was to be modelled on {', '.join(self.providers)}, where ONNX Runtime doesn't tell what "
+                f"nodes take; use {CPU[0]}, or another target."
             )
         with tempfile.TemporaryDirectory(prefix="darwinc-", ignore_cleanup_errors=True) as folder:
             sessions = [
