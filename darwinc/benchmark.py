@@ -173,7 +173,7 @@ def compare(
     sessions = [
         open_session(model, threads=threads, providers=providers, optimization=optimization) for model in sources
     ]
-    chosen = list(feeds) if feeds else [_made_up(sessions[0], seed, batch)]
+    chosen = list(feeds) if feeds else [made_up(sessions[0], seed, batch)]
     _require_same_inputs(sessions[0], sessions[-1])
     for session in sessions:
         for feed in chosen:
@@ -186,7 +186,7 @@ def compare(
     return summarise([runner.blocks for runner in runners], paths, conditions, seed)
 
 
-def _made_up(session: onnxruntime.InferenceSession, seed: int, batch: int) -> Feed:
+def made_up(session: onnxruntime.InferenceSession, seed: int, batch: int) -> Feed:
     """The feed that asks most of the model; time hardly depends on the numbers, so less will do."""
     demands: tuple[Demand, ...] = ("varies", "finite")
     for demand in demands:

@@ -162,46 +162,26 @@ def stored_axes(channels: Channels) -> Iterable[tuple[tuple[Ids, ...], int]]:
             yield fill.axes, 1
 
 
-class Terms:
-    """Products of axis extents, kept up to date as units die.
+class Segments:
+    """How the size of an axis follows from how many units of each group live."""
 
-    An axis is a sum of segments, each with as many positions as the product of the living units of one group, or of
-    two (heads x dimensions), says; so a death changes the extents of a few axes.
-    """
-
-    def __init__(self, channels: Channels, products: Iterable[tuple[tuple[Ids, ...], int]]) -> None:
+    def __init__(self, channels: Channels) -> None:
         self._channels = channels
         self._group_of = np.full(channels.count, -1, np.int64)
         for index, group in enumerate(channels.groups):
             self._group_of[group.units] = index
-        self._living = [len(group) for group in channels.groups]
-        self.extents: list[list[float]] = []
-        self.factors: list[int] = []
-        self.places: dict[int, list[tuple[int, int, float, tuple[int, ...]]]] = defaultdict(list)
-        """group -> (term, axis, positions per unit and units of the other groups, those groups)"""
-        self._axes: list[tuple[Ids, ...]] = []
-        self._segments: dict[int, list[tuple[tuple[int, ...], float]]] = {}
-        for axes, factor in products:
-            self._add(axes, factor)
-        self._segments.clear()
+        self._found: dict[int, tuple[Ids, list[tuple[tuple[int, ...], float]]]] = {}
 
-    def _add(self, axes: tuple[Ids, ...], factor: int) -> None:
-        term = len(self.extents)
-        self.extents.append([len(ids) for ids in axes])
-        self.factors.append(factor)
-        self._axes.append(axes)
-        for axis, ids in enumerate(axes):
-            if is_fixed(ids):
-                continue
-            if id(ids) not in self._segments:
-                self._segments[id(ids)] = self._segments_of(ids)
-            for groups, share in self._segments[id(ids)]:
-                for group in groups:
-                    others = tuple(other for other in groups if other != group)
-                    self.places[group].append((term, axis, share, others))
-
-    def _segments_of(self, ids: Ids) -> list[tuple[tuple[int, ...], float]]:
+    def of(self, ids: Ids) -> list[tuple[tuple[int, ...], float]]:
         """The groups that positions of an axis die with, and how many there are for each combination of units."""
+        if is_fixed(ids):
+            return []
+        if id(ids) not in self._found:
+            # The array is kept with the answer, so that no other one gets its id.
+            self._found[id(ids)] = (ids, self._look(ids))
+        return self._found[id(ids)][1]
+
+    def _look(self, ids: Ids) -> list[tuple[tuple[int, ...], float]]:
         groups = np.sort(self._group_of[self._channels.owners[self._channels.component[ids]]], axis=1)
         if len(groups) and (groups == groups[0]).all():
             kinds, counts = groups[:1], np.array([len(groups)])
@@ -217,6 +197,37 @@ class Terms:
             if members:
                 found.append((members, count // units if count % units == 0 else count / units))
         return found
+
+
+class Terms:
+    """Products of axis extents, kept up to date as units die.
+
+    An axis is a sum of segments, each with as many positions as the product of the living units of one group, or of
+    two (heads x dimensions), says; so a death changes the extents of a few axes.
+    """
+
+    def __init__(self, channels: Channels, products: Iterable[tuple[tuple[Ids, ...], int]]) -> None:
+        self._channels = channels
+        self._living = [len(group) for group in channels.groups]
+        self.extents: list[list[float]] = []
+        self.factors: list[int] = []
+        self.places: dict[int, list[tuple[int, int, float, tuple[int, ...]]]] = defaultdict(list)
+        """group -> (term, axis, positions per unit and units of the other groups, those groups)"""
+        self._axes: list[tuple[Ids, ...]] = []
+        segments = Segments(channels)
+        for axes, factor in products:
+            self._add(axes, factor, segments)
+
+    def _add(self, axes: tuple[Ids, ...], factor: int, segments: Segments) -> None:
+        term = len(self.extents)
+        self.extents.append([len(ids) for ids in axes])
+        self.factors.append(factor)
+        self._axes.append(axes)
+        for axis, ids in enumerate(axes):
+            for groups, share in segments.of(ids):
+                for group in groups:
+                    others = tuple(other for other in groups if other != group)
+                    self.places[group].append((term, axis, share, others))
 
     def total(self, dead: Mask) -> int:
         """The sum of all products with the units in `dead` gone."""

@@ -85,10 +85,12 @@ def open_session(
     providers: Sequence[str] = CPU,
     optimization: Optimization = "all",
     label: str | None = None,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """A quiet session whose threads don't spin between runs; a path also finds external data beside the file.
 
-    `label` is what messages call the model: by default its path, or "the model in memory".
+    `label` is what messages call the model: by default its path, or "the model in memory". With `profile`, how the
+    name of a file begins, the session notes what each node takes until its `end_profiling`.
 
     A model in memory of any size is taken with its weights in files, mapped into memory and not rearranged for speed:
     such a session opens fast and holds little, and is no measure of latency.
@@ -101,6 +103,9 @@ def open_session(
         raise InvalidModel(f"{model} is not a file: give the path of an ONNX model")
     label = label or (str(model) if isinstance(model, Path) else "the model in memory")
     options = _options(threads, optimization)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if not isinstance(model, ir.Model):
         return _started(model, options, providers, label)
     # On Windows a file that a session has mapped can't be removed before the session is.

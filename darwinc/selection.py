@@ -32,12 +32,18 @@ class Limits:
         max_share: the largest share of one group that may die.
         eligible: which groups may lose channels at all.
         strict: alignment may not stay behind the need.
+        multiples: the wanted multiple of each group, where they differ; `align` for all otherwise.
     """
 
     align: int
     max_share: float
     eligible: Sequence[bool]
     strict: bool = False
+    multiples: Sequence[int] | None = None
+
+    def multiple(self, index: int) -> int:
+        """The wanted multiple of the channels that stay in a group."""
+        return self.align if self.multiples is None else self.multiples[index]
 
 
 @dataclass
@@ -90,7 +96,7 @@ def reachable(channels: Channels, terms: Terms, limits: Limits) -> int:
     cuts = []
     for index, group in enumerate(channels.groups):
         if limits.eligible[index]:
-            step = quantum(group, limits.align) if group.depthwise else 1
+            step = quantum(group, limits.multiple(index)) if group.depthwise else 1
             cuts.append((index, len(group) - floor(group, step, limits.max_share)))
     before = terms.current()
     for index, count in cuts:
@@ -129,7 +135,7 @@ class _Greedy:
     ) -> None:
         self.channels, self.terms, self.fitness, self.need, self.limits = channels, terms, fitness, need, limits
         self.progress = progress
-        self.steps = [quantum(group, limits.align) for group in channels.groups]
+        self.steps = [quantum(group, limits.multiple(index)) for index, group in enumerate(channels.groups)]
         self.living: list[npt.NDArray[np.int64]] = [group.units for group in channels.groups]
         self.outcome = Selection(channels.nobody(), limits.align)
         self.rated: dict[tuple[int, int], tuple[tuple[int, int], npt.NDArray[np.int64], float]] = {}
@@ -189,7 +195,7 @@ class _Greedy:
         self.outcome.saved += saved
         group = self.channels.groups[index].id
         self.outcome.losses[group] = self.outcome.losses.get(group, 0.0) + loss
-        if self.steps[index] < quantum_of_wide(self.channels.groups[index], self.limits.align):
+        if self.steps[index] < quantum_of_wide(self.channels.groups[index], self.limits.multiple(index)):
             self.outcome.narrow[group] = self.steps[index]
         if self.progress is not None:
             self.progress(min(1.0, self.outcome.saved / max(self.need, 1)))
