@@ -32,7 +32,7 @@ class Population:
             kernel taps and groups. Zero between units that it doesn't mix.
         mean: of the units' activations [U], at the same reader.
         contribution: tr(W' G W) Var(z) of each unit [U], summed over its readers: twice the loss that its variance is
-            worth.
+            worth. Of white inputs where activations can't be measured.
         taylor: E|sum over places of z g| [U], with g the gradient of a divergence from the model itself.
         fisher: 1/2 E(sum over places of z g)^2 [U], with the same g.
         chip: change [U] of the nuclear norm of the feature maps [C, places] when the unit's rows are left out, the
