@@ -37,14 +37,24 @@ GRADIENTS = ("taylor", "fisher")
 """The rivals that take gradients."""
 ACTIVATIONS = ("chip",)
 """The rivals that take activations alone."""
+LOSSES = ("taylor", "fisher")
+"""The rivals whose scores are changes of the loss, which can be compared between groups as they are."""
 
 
 def make_fitness(
-    name: str, job: Job, stage: Stage, scoring: Scoring = SCORING, trajectory: Trajectory | None = None
+    name: str,
+    job: Job,
+    stage: Stage,
+    scoring: Scoring = SCORING,
+    *,
+    worth: Sequence[float] | None = None,
+    trajectory: Trajectory | None = None,
 ) -> Fitness:
     """The criterion by name, or package.module:callable; those that need statistics gather them.
 
-    `trajectory` is one that was watched, for adaptability, in place of the checkpoints that `scoring` names.
+    `worth` is what the first death in each group saves (`StaticScore`), by which rivals whose scores have no unit are
+    ranked alike in all groups. `trajectory` is one that was watched, for adaptability, in place of the checkpoints that
+    `scoring` names.
 
     Units of the job's channels come to stand for positions of the same rank in every head or group (`matching`), unless
     chance decides.
@@ -57,18 +67,18 @@ def make_fitness(
     judge_fitness(name)
     groups = [group.units for group in job.channels.groups]
     if name == "random":
-        return StaticScore(random_scores(groups, job.seed), groups)
+        return StaticScore(random_scores(groups, job.seed), groups, worth)
     if name in ("l1", "l2"):
         found = magnitudes(job.channels, 1 if name == "l1" else 2)
         job.channels = matched(job.channels, found)
-        return StaticScore(unit_scores(job.channels, found), groups)
+        return StaticScore(unit_scores(job.channels, found), groups, worth)
     if name == "darwin":
         return _darwinian(job, stage, scoring, trajectory)
     judge = JUDGES[name] if name in JUDGES else users_judge(name)
     ballot = _Ballot(judge, None if name in WEIGHTS_TELL else _measured(name, job, stage))
     scores = ballot.scores(job)
     _tell_unjudged(name, job, ballot.unjudged)
-    return StaticScore(scores, groups)
+    return StaticScore(scores, groups, worth, losses=name in LOSSES)
 
 
 def _darwinian(job: Job, stage: Stage, scoring: Scoring, trajectory: Trajectory | None) -> DarwinianScore:
@@ -133,13 +143,18 @@ class _Ballot:
             for cells in blocks.table():
                 of_component[cells] = self._scores(alone.of(group.id, cells))
         job.channels = channels = matched(channels, of_component)
-        census, found = self._census(channels, channels.owners), dict[int, float]()
+        census = self._census(channels, channels.owners)
         self.unjudged.clear()
-        for group in channels.groups:
-            found.update(
-                zip(group.units.tolist(), self._scores(census.of(group.id, group.units)).tolist(), strict=True)
-            )
-        return found
+        by_group = {group.id: self._scores(census.of(group.id, group.units)) for group in channels.groups}
+        judged = [float(scores.mean()) for name, scores in by_group.items() if name not in self.unjudged]
+        for name in self.unjudged:
+            # Groups that are ranked by something else count like the others on average.
+            by_group[name] *= float(np.mean(judged or [1.0])) / (float(by_group[name].mean()) or 1.0)
+        return {
+            unit: score
+            for group in channels.groups
+            for unit, score in zip(group.units.tolist(), by_group[group.id].tolist(), strict=True)
+        }
 
     def _census(self, channels: Channels, owners: Indices) -> Census:
         readers: Mapping[str, Sequence[ReaderStatistics]] = {}

@@ -1,8 +1,8 @@
 """How units moved while a network was trained: adaptability, from checkpoints or from training itself.
 
 theta_i are the weights that make and read unit i. A unit adapts well if it moves far for its size, one way:
-NAS_i = |step| / |theta_i|, the mean over steps, over its median in the group, times (1/2 + rho_i / 2), with rho_i the
-displacement from the first to the last over the length of the path.
+NAS_i = |step| / |theta_i|, the mean over steps, over its median among those of the group that moved at all, times
+(1/2 + rho_i / 2), with rho_i the displacement from the first to the last over the length of the path.
 """
 
 from __future__ import annotations

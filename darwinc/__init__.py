@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from darwinc.compression import Result, Settings, Target, Training, compress
+    from darwinc.compression import Result, Scoring, Settings, Target, Training, compress
 
-__all__ = ["Result", "Settings", "Target", "Training", "__version__", "compress"]
+__all__ = ["Result", "Scoring", "Settings", "Target", "Training", "__version__", "compress"]
 __version__ = "0.1.0"
 
 

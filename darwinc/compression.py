@@ -28,6 +28,7 @@ from darwinc.quality import compare_quality
 from darwinc.report import build_report, file_info
 from darwinc.report_schema import Report
 from darwinc.runtime import inputs_of, open_session
+from darwinc.scoring import Scoring
 from darwinc.settings import (
     Settings,
     Target,
@@ -39,7 +40,7 @@ from darwinc.settings import (
 )
 from darwinc.training import Training, leads, parse_outputs
 
-__all__ = ["Result", "Settings", "Target", "Training", "compress"]
+__all__ = ["Result", "Scoring", "Settings", "Target", "Training", "compress"]
 
 MOST_SAMPLES = 2048
 MOST_JUDGED = 512

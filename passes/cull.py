@@ -86,7 +86,8 @@ class Cull(Pass):
 
     def run(self, job: Job, stage: Stage) -> bool:
         terms, need, limits = self.plan(job.original, job.channels)
-        fitness = make_fitness(self.fitness, job, stage, self.scoring)
+        worth = [max(terms.saved(number, 1), 0) for number in range(len(job.channels.groups))]
+        fitness = make_fitness(self.fitness, job, stage, self.scoring, worth=worth)
         stage.say("choosing channels")
         selection = select(job.channels, terms, fitness, need, limits, stage.at)
         for group in job.channels.groups:

@@ -11,7 +11,7 @@ import pytest
 from darwinc.fitness.darwinian import DarwinianScore
 from darwinc.fitness.static import StaticScore
 from darwinc.fitness.statistics import Death, Matrix
-from darwinc.report_page import causes_text
+from darwinc.report_page import causes_text, to_markdown
 from darwinc.scoring import Scoring
 from tests.small_models import build, images
 from tests.test_compression import QUICK, squeezed
@@ -162,3 +162,4 @@ def test_the_report_counts_the_causes_of_planted_channels(tmp_path: Path) -> Non
     assert peer == 17 - twin
     assert coefficient == pytest.approx(1.0, abs=1e-2)
     assert sorted(causes_text(result.report).split(", ")) == ["1 collapsed", "1 redundant", "1 without influence"]
+    assert "- collapsed: 1\n" in to_markdown(result.report)

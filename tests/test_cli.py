@@ -126,6 +126,14 @@ USAGE = {
         ["compress", "model.onnx", "-o", "out.onnx", *HALF, "--fitness", "height"],
         "There is no fitness 'height'",
     ),
+    "exponents": (
+        ["compress", "model.onnx", "-o", "out.onnx", *HALF, "--fitness", "l2", "--exponents", "1,1,1"],
+        "--fitness l2 doesn't read it",
+    ),
+    "checkpoint": (
+        ["compress", "model.onnx", "-o", "out.onnx", *HALF, "--trajectory", "a.onnx", "--trajectory", "./out.onnx"],
+        "-o would be written over --trajectory ./out.onnx",
+    ),
     "recovery and none": (
         ["compress", "model.onnx", "-o", "out.onnx", *HALF, "--recover", "none,inherit"],
         "none stands alone",

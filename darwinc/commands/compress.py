@@ -161,7 +161,8 @@ def compress(
         raise UsageError("There is no output: name a file with -o OUT.onnx, or ask for the plan alone with --dry-run.")
     keep_apart(
         {"-o": output, "--report": report, "--html": html, "--markdown": markdown},
-        {"the model": model, "--data": data, "--labels": labels, "--test": test},
+        {"the model": model, "--data": data, "--labels": labels, "--test": test}
+        | {f"--trajectory {path}": path for path in scoring.trajectory},
     )
     terminal = Terminal(quiet=quiet or not leads(), verbose=verbose)
     settings = Settings(

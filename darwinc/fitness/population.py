@@ -32,7 +32,7 @@ class Population:
             kernel taps and groups. Zero between units that it doesn't mix.
         mean: of the units' activations [U], at the same reader.
         contribution: tr(W' G W) Var(z) of each unit [U], summed over its readers: twice the loss that its variance is
-            worth.
+            worth. Of white inputs where activations can't be measured.
         taylor: E|sum over places of z g| [U], with g the gradient of a divergence from the model itself.
         fisher: 1/2 E(sum over places of z g)^2 [U], with the same g.
         chip: change [U] of the nuclear norm of the feature maps [C, places] when the unit's rows are left out, the
@@ -131,21 +131,23 @@ class Census:
             rows.append(made.reshape(len(units), -1))
         return np.concatenate(rows, axis=1)
 
-    def _activations(self, units: Indices, parts: Iterable[ReaderStatistics]) -> tuple[Matrix, Vector | None]:
+    def _activations(
+        self, units: Indices, parts: Sequence[ReaderStatistics]
+    ) -> tuple[Matrix, Vector] | tuple[None, None]:
+        """Covariance and mean; None where two computed values meet, whose covariance is not measured."""
         total, seen = np.zeros((2, len(units), len(units)))
-        mean, slots_of = np.zeros(len(units)), np.zeros(len(units))
-        known = True
+        mean, slots_of = np.zeros((2, len(units)))
         for part in parts:
-            places = _places(part.judged(self._owners[part.units]), units)
-            known &= part.mean is not None
-            for slots in places.T:
+            if part.mean is None:
+                return None, None
+            for slots in _places(part.judged(self._owners[part.units]), units).T:
                 here = np.flatnonzero(slots >= 0)
                 across = np.ix_(here, here)
                 total[across] += part.covariance[np.ix_(slots[here], slots[here])]
                 seen[across] += 1
-                mean[here] += part.mean[slots[here]] if part.mean is not None else 0.0
+                mean[here] += part.mean[slots[here]]
                 slots_of[here] += 1
-        return total / np.maximum(seen, 1), mean / np.maximum(slots_of, 1) if known else None
+        return total / np.maximum(seen, 1), mean / np.maximum(slots_of, 1)
 
     def _contribution(self, units: Indices, by_reader: Iterable[Iterable[ReaderStatistics]]) -> Vector:
         total = np.zeros(len(self._owners))

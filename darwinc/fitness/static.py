@@ -10,13 +10,28 @@ from darwinc.fitness.statistics import Death, Indices, Vector
 
 
 class StaticScore:
-    """A fixed score per unit, divided by the mean over its group, so that groups can be compared."""
+    """A fixed score per unit, made comparable between groups."""
 
-    def __init__(self, scores: Mapping[int, float], groups: Sequence[Indices]) -> None:
+    def __init__(
+        self,
+        scores: Mapping[int, float],
+        groups: Sequence[Indices],
+        worth: Sequence[float] | None = None,
+        *,
+        losses: bool = False,
+    ) -> None:
+        """Scores that are `losses` can be compared as they are; others are divided by the mean over their group.
+
+        Selection asks what a death costs for what it saves. `worth` is what a death in each group saves at first: times
+        that, scores over the mean are ranked as they stand, over all groups alike, as their authors have it. Without it
+        groups whose units are large would go first whatever their scores.
+        """
         self._scores = np.zeros(1 + max((int(group.max()) for group in groups), default=0))
-        for group in groups:
+        for number, group in enumerate(groups):
             found = np.array([scores.get(unit, 0.0) for unit in group.tolist()])
-            self._scores[group] = found / (float(found.mean()) or 1.0)
+            if not losses:
+                found *= (1.0 if worth is None else worth[number]) / (float(found.mean()) or 1.0)
+            self._scores[group] = found
 
     def losses(self, units: Indices) -> Vector:
         """The score of each unit [U]."""
