@@ -65,18 +65,27 @@ class Planting:
         twins either may go, of a mixture and its terms any one. Units that go in excess of what was planted count
         against it. Where units sit in blocks, the mean over the blocks.
         """
+        return float(np.mean([len(self.kinds) - len(kept) - self._missing(kept) for kept in self._kept(living)]))
+
+    def lost(self, living: Mask) -> float:
+        """How many of the original's dimensions can't be had from the units that stayed; of blocks, the mean."""
+        return float(np.mean([self._missing(kept) for kept in self._kept(living)]))
+
+    def _missing(self, kept: Ids) -> int:
+        rank = int(np.linalg.matrix_rank(self.span[kept])) if len(kept) else 0
+        return self.span.shape[1] - rank
+
+    def _kept(self, living: Mask) -> list[Ids]:
+        """The units that stayed, of each block of which any did: others went with their block."""
         blocks = np.zeros(len(self.unit), np.int64)
         seen: dict[int, int] = defaultdict(int)
         for position, unit in enumerate(self.unit.tolist()):
             blocks[position] = seen[unit]
             seen[unit] += 1
         ours = self.unit >= 0
-        found = []
-        for block in range(int(blocks[ours].max()) + 1):
-            kept = self.span[self.unit[ours & (blocks == block) & living]]
-            rank = int(np.linalg.matrix_rank(kept)) if len(kept) else 0
-            found.append(len(self.kinds) - len(kept) - (self.span.shape[1] - rank))
-        return float(np.mean(found))
+        count = int(blocks[ours].max()) + 1
+        kept = [self.unit[ours & (blocks == block) & living] for block in range(count)]
+        return [units for units in kept if len(units)] or kept[:1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +106,16 @@ class Planted:
 
         `channels` is an analysis of the widened model, `dead` [channels.count] what went.
         """
+        pairs = self._living(channels, dead)
+        return sum(planting.found(living) for planting, living in pairs) / self.planted
+
+    def lost(self, channels: Channels, dead: Mask) -> float:
+        """How many of the original's dimensions are gone (`Planting.lost`)."""
+        return sum(planting.lost(living) for planting, living in self._living(channels, dead))
+
+    def _living(self, channels: Channels, dead: Mask) -> list[tuple[Planting, Mask]]:
         axes = {str(use.value.name): use.axes for use in channels.flow.uses}
-        found = sum(
-            planting.found(channels.living(axes[planting.tensor][planting.axis], dead)) for planting in self.plantings
-        )
-        return found / self.planted
+        return [(entry, channels.living(axes[entry.tensor][entry.axis], dead)) for entry in self.plantings]
 
 
 def plant(model: ir.Model, *, share: float, kinds: Sequence[str] = KINDS, seed: int = 0) -> Planted:
