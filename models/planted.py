@@ -73,7 +73,7 @@ class Planting:
 
     def _missing(self, kept: Ids) -> int:
         rank = int(np.linalg.matrix_rank(self.span[kept])) if len(kept) else 0
-        return self.span.shape[1] - rank
+        return int(self.span.shape[1]) - rank
 
     def _kept(self, living: Mask) -> list[Ids]:
         """The units that stayed, of each block of which any did: others went with their block."""

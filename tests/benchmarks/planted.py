@@ -39,10 +39,13 @@ from darwinc.passes.excise import Excise
 from darwinc.passes.inherit import Inherit
 from darwinc.pipeline import Job, Pass, run_passes
 from darwinc.runtime import Feed, inputs_of
+from tests.benchmarks.cifar_resnet import prepared, read
+from tests.benchmarks.mnist import load
 from tests.benchmarks.planting import outcome, planted_job, to_original_size
-from tests.benchmarks.recovery import cifar, mnist, photos
+from tests.benchmarks.recovery import photos
 from tests.benchmarks.sheet import Sheet, table
 from tests.benchmarks.variants import Variant, variants
+from tests.small_models import save_data
 
 Array = np.ndarray[Any, Any]
 SHARE, GIVEN, MEASURED = 0.4, 1024, 128
@@ -53,13 +56,13 @@ SPARE = 1e-6
 
 
 def cifar_images() -> tuple[Array, Array]:
-    found = cifar()
-    return found.given[:GIVEN], found.measured[:MEASURED]
+    images, _ = read(Path(os.environ["DATA"]) / "cifar10")
+    return prepared(images[:GIVEN]), prepared(images[50000 : 50000 + MEASURED])
 
 
 def mnist_images() -> tuple[Array, Array]:
-    found = mnist()
-    return found.given[:GIVEN], found.measured[:MEASURED]
+    found = load()
+    return found.images[:GIVEN], found.test_images[:MEASURED]
 
 
 def photographs(size: int, spec: str) -> Callable[[], tuple[Array, Array]]:
@@ -100,7 +103,7 @@ def original(name: str) -> ir.Model:
 def samples_of(model: ir.Model, given: Array) -> Samples:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "given.npz"
-        np.savez(data, **{inputs_of(model)[0].name: given})
+        save_data(data, {inputs_of(model)[0].name: given})
         return open_data(str(data), inputs_of(model))
 
 
@@ -150,10 +153,11 @@ def rows_of(
     """One cut, and the same with inheritance, as rows by the name of the recovery."""
     job, found = copy.copy(base), list[tuple[str, dict[str, Any]]]()
     job.seed, job.recovery = seed, []
-    cull: Pass = variant.cull("sparsity", to_original_size(planted, base), align=1)
-    if budget == "groups":
-        cull = CullGroups(cull, {planting.group: planting.planted for planting in planted.plantings})
-    for name, passes in (("none", [cull, Excise()]), ("inherit", [Inherit()])):
+    cull = variant.cull("sparsity", to_original_size(planted, base), align=1)
+    counts = {planting.group: planting.planted for planting in planted.plantings}
+    first = cull if budget == "global" else CullGroups(cull, counts)
+    chain: dict[str, list[Pass]] = {"none": [first, Excise()], "inherit": [Inherit()]}
+    for name, passes in chain.items():
         start = time.perf_counter()
         for step in passes:
             with job.terminal.stage(name) as stage:
@@ -171,14 +175,14 @@ def rows_of(
 
 
 def measure(name: str, sheet: Sheet) -> None:
-    wanted = [
+    rows: list[tuple[Variant, dict[str, Any]]] = [
         (variant, {"network": name, "data": data, "budget": budget, "fitness": variant.name, "seed": seed})
         for data in ("data", "none")
         for variant in variants(factors=False)
         for budget in BUDGETS
         for seed in variant.seeds
     ]
-    wanted = [(variant, row) for variant, row in wanted if not sheet.has({**row, "recovery": "inherit"})]
+    wanted = [(variant, row) for variant, row in rows if not sheet.has({**row, "recovery": "inherit"})]
     if not wanted:
         return
     (given, measured), bases = NETWORKS[name](), dict[str, Job]()
