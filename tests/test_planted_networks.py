@@ -194,6 +194,23 @@ def test_all_that_was_planted_is_found(name: str, with_data: bool, tmp_path: Pat
     assert cut.error < 1e-4
 
 
+@pytest.mark.parametrize(("name", "count"), [("lenet", 52), ("residual", 256)])
+def test_layers_with_too_many_inputs_inherit_by_channels(
+    name: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The LeNet's matrix behind the flattened image has more inputs than there are samples.
+    if name == "residual":
+        monkeypatch.setattr("darwinc.calibrators.refit.LARGEST", 8)
+    _, planted = grown(NETWORKS[name], 0.4, seed=1)
+    job = planted_job(planted, drawn(planted, images(count, 3, 8, 8, seed=5), tmp_path))
+    run_passes([Cull("sparsity", to_original_size(planted, job), align=1), Excise()], job)
+    feeds = [{"x": images(32, 3, 8, 8, seed=9)}]
+    assert outcome(planted, job, feeds).error > 0.01
+    run_passes([Inherit()], job)
+    assert outcome(planted, job, feeds).error < 1e-4
+    assert not job.skipped
+
+
 def drawn(planted: Planted, x: Array, folder: Path) -> Samples:
     """Arrays as calibration data."""
     return open_data(str(save_data(folder / "x.npz", {"x": x})), inputs_of(planted.model))
