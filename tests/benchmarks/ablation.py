@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=("one", "two"), default="one")
     parser.add_argument("--criteria", default="darwin,taylor,l1,l2,random")
     parser.add_argument("--table", action="store_true")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     sheet = Sheet(asked.rows, KEY)
     if asked.table:
         print(tables(sheet))

@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--fitness", default="l2")
     parser.add_argument("--table", action="store_true")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     sheet = Sheet(asked.rows, KEY)
     if asked.table:
         print(table(sheet.rows, ("network",), ("target",), shown))

@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("shares", nargs="*", type=float)
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--table", action="store_true")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     sheet = Sheet(asked.rows, KEY)
     if asked.table:
         print(table(sheet.rows, ("criterion",), ("share", "recovery"), lambda rows: spread(rows, "accuracy")))

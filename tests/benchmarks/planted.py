@@ -1,6 +1,6 @@
 """Redundancy planted into trained networks: is it found, and do the answers stay? The table in docs/figures.md.
 
-    MODELS=... DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/planted.py ROWS.jsonl [NAME ...]
+    MODELS=... DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/planted.py ROWS.jsonl [NAME ...] [--fitness darwin]
     python tests/benchmarks/planted.py ROWS.jsonl --table
 
 Each network is widened by two fifths (`darwinc.models.planted`) and cut back to its number of parameters, one channel
@@ -13,9 +13,9 @@ held-out samples, as a share of the largest answer. Rows that are there aren't m
 
 from __future__ import annotations
 
+import argparse
 import copy
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from darwinc import graph
 from darwinc.calibrators.criteria import make_fitness
@@ -174,11 +175,12 @@ def rows_of(
     return found
 
 
-def measure(name: str, sheet: Sheet) -> None:
+def measure(name: str, sheet: Sheet, criteria: list[str]) -> None:
     rows: list[tuple[Variant, dict[str, Any]]] = [
         (variant, {"network": name, "data": data, "budget": budget, "fitness": variant.name, "seed": seed})
         for data in ("data", "none")
         for variant in variants(factors=False)
+        if variant.name in criteria
         for budget in BUDGETS
         for seed in variant.seeds
     ]
@@ -213,13 +215,19 @@ def shown(rows: list[Any]) -> str:
 
 
 def main() -> None:
-    path, *names = [word for word in sys.argv[1:] if word != "--table"]
-    sheet = Sheet(Path(path), KEY)
-    if "--table" in sys.argv:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--fitness", default=",".join(variant.name for variant in variants(factors=False)))
+    parser.add_argument("--table", action="store_true")
+    asked = parser.parse_intermixed_args()
+    sheet = Sheet(asked.rows, KEY)
+    if asked.table:
         print(table(sheet.rows, ("network", "data", "fitness"), ("budget", "recovery"), shown))
         return
-    for name in names or NETWORKS:
-        measure(name, sheet)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    for name in asked.names or NETWORKS:
+        measure(name, sheet, asked.fitness.split(","))
 
 
 if __name__ == "__main__":
