@@ -85,6 +85,10 @@ class LayerFit:
         self.moment = square - mean.unsqueeze(2) * mean.unsqueeze(1)
         self.explained = self.moment @ self.current.weight.to(precision)
 
+    def judged(self, weight: torch.Tensor, offset: torch.Tensor | None) -> Solution:
+        """A candidate that was found by other means."""
+        return Solution(weight, offset, self._error(weight, offset), 0.0)
+
     def best(self) -> Solution:
         """The candidate of least held-out error; the present weights (`ridge` None) where none is better."""
         if self.current.error < NEGLIGIBLE:

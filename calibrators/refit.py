@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 import torch
 
 from darwinc.calibrators.aftermath import Aftermath, Readers, find_aftermath, find_offset, fixed_term, readers_of
-from darwinc.calibrators.least_squares import LayerFit, Rows
+from darwinc.calibrators.least_squares import LayerFit, Rows, Solution
 from darwinc.calibrators.lockstep import Lockstep
 from darwinc.calibrators.sites import Site, find_sites
+from darwinc.calibrators.takeover import take_over
 
 LARGEST = 4608
-"""Inputs (channels times kernel taps) above which a layer is not refitted, to bound memory."""
+"""Inputs (channels times kernel taps) above which a layer is refitted by channels alone, to bound memory."""
 
 MOST_ROWS = 131072
 MOST_ELEMENTS = 2**26
@@ -79,28 +80,37 @@ class Refitter:
             return
         matrix = site.matrix(weight)
         groups, outputs, inputs, taps = matrix.shape
-        if inputs * taps > LARGEST:
-            self.skipped.append((site.step.name, f"it has more than {LARGEST} inputs"))
-            return
         rank = self.lockstep.before[0][site.output].ndim
         offset = find_offset(twin, site, readers, groups * outputs, rank)
         fixed = fixed_term(twin, site, rank) if offset is None else 0.0
         seen, held = self._rows(site, weight, find_aftermath(self.lockstep, site, readers), fixed, generator)
-        if seen.x.shape[1] < inputs * taps:
-            self.skipped.append(
-                (site.step.name, f"the samples have {seen.x.shape[1]} rows for its {inputs * taps} inputs")
-            )
-            return
         fit = LayerFit(
             seen, held, matrix.double().flatten(2).transpose(1, 2), None if offset is None else offset.value(groups)
         )
-        best = fit.best()
+        few = seen.x.shape[1] < inputs * taps
+        if few or inputs * taps > LARGEST:
+            best = self._by_channels(site, name, fit, generator)
+            if best is None:
+                why = f"the samples have {seen.x.shape[1]} rows for its {inputs * taps} inputs"
+                self.skipped.append((site.step.name, why if few else f"it has more than {LARGEST} inputs"))
+                return
+        else:
+            best = fit.best()
         self.results.append(Fitted(site.step.name, fit.current.error, best.error, best.ridge))
         if best.ridge is None:
             return
         weight.copy_(site.unmatrix(best.weight.transpose(1, 2).reshape(matrix.shape).to(weight.dtype), weight))
         if offset is not None and best.offset is not None:
             offset.set(best.offset)
+
+    def _by_channels(self, site: Site, name: str, fit: LayerFit, generator: torch.Generator) -> Solution | None:
+        """The better of the present weights and of what channels take over; None where they can't."""
+        offset = fit.current.offset
+        made = take_over(self.lockstep, site, name, self.holdout, generator, centred=offset is not None)
+        if made is None:
+            return None
+        moved = None if offset is None else offset + made.moved
+        return min(fit.current, fit.judged(made.matrix.flatten(2).transpose(1, 2), moved), key=lambda one: one.error)
 
     def _rows(
         self,

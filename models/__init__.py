@@ -16,4 +16,8 @@ class Reference:
 NETWORKS: dict[str, Reference] = {
     "lenet_mnist": Reference("darwinc.models.lenet:lenet_mnist", "MatConvNet's CIFAR LeNet, 1 x 32 x 32, 10 classes"),
     "lenet_cifar": Reference("darwinc.models.lenet:lenet_cifar", "MatConvNet's CIFAR LeNet, 3 x 32 x 32, 10 classes"),
+    "lenet_caffe": Reference(
+        "darwinc.models.lenet_caffe:lenet_caffe", "LeNet-5 as Caffe has it, 1 x 28 x 28, 10 classes"
+    ),
+    "mlp": Reference("darwinc.models.mlp:mlp", "784-512-256-10 with rectifiers, 1 x 28 x 28, 10 classes"),
 }
