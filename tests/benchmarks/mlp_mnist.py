@@ -79,8 +79,7 @@ class CullUnits(Pass):
     share: float
 
     def run(self, job: Job, stage: Stage) -> bool:
-        options = {} if not hasattr(self.cull, "scoring") else {"scoring": self.cull.scoring}
-        fitness = make_fitness(self.cull.fitness, job, stage, **options)
+        fitness = make_fitness(self.cull.fitness, job, stage, self.cull.scoring)
         price, limits = Heads(job.channels), Limits(1, 0.9, [True] * len(job.channels.groups), strict=True)
         need = math.ceil(self.share * price.current())
         job.selection = select(job.channels, cast(Terms, price), fitness, need, limits)

@@ -135,8 +135,7 @@ class CullGroups(Pass):
     counts: Mapping[str, int]
 
     def run(self, job: Job, stage: Stage) -> bool:
-        options = {} if not hasattr(self.cull, "scoring") else {"scoring": self.cull.scoring}
-        fitness = make_fitness(self.cull.fitness, job, stage, **options)
+        fitness = make_fitness(self.cull.fitness, job, stage, self.cull.scoring)
         job.dead = job.channels.nobody()
         for group in job.channels.groups:
             living = group.units

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
+from dataclasses import dataclass
 
 from darwinc.fitness import FITNESS
 from darwinc.passes.cull import Cull
+from darwinc.scoring import SCORING, Scoring
 
 CHANCE = ("random",)
 SEEDS = (0, 1, 2)
 WITHOUT = {
     "darwin without diversity": (0.0, 1.0, 0.25),
     "darwin without contribution": (1.0, 0.0, 0.25),
-    "darwin without adaptability": (1.0, 1.0, 0.0),
 }
-"""Exponents of diversity, contribution and adaptability."""
+"""Exponents of diversity, contribution and adaptability, of which the last needs a trajectory."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A criterion, with the options of `darwinc.scoring.Scoring` where they aren't its defaults."""
+    """A criterion, with the options of the Darwinian Score."""
 
     name: str
     fitness: str
-    scoring: Any = None
+    scoring: Scoring = SCORING
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -35,22 +32,13 @@ class Variant:
 
     def cull(self, target: str, amount: float, *, align: int = 0, max_share: float = 0.9) -> Cull:
         """The pass that culls by it."""
-        made = Cull(target, amount, fitness=self.fitness, align=align, max_share=max_share)
-        options = {} if self.scoring is None else {"scoring": self.scoring}
-        return replace(made, **options)
+        return Cull(target, amount, fitness=self.fitness, align=align, max_share=max_share, scoring=self.scoring)
 
 
-def variants(*, factors: bool = True, trajectory: bool = False) -> list[Variant]:
-    """All criteria, and the Darwinian Score without each of its `factors`, where it can be told to do without.
-
-    Adaptability takes a trajectory; without one there is nothing to leave out.
-    """
+def variants(*, factors: bool = True) -> list[Variant]:
+    """All criteria; with `factors` also the Darwinian Score without each, and relative to the layer."""
     found = [Variant(name, name) for name in FITNESS]
-    if not factors or find_spec("darwinc.scoring") is None or "scoring" not in {field.name for field in fields(Cull)}:
+    if not factors:
         return found
-    scoring = import_module("darwinc.scoring").Scoring
-    return found + [
-        Variant(name, "darwin", scoring(exponents=exponents))
-        for name, exponents in WITHOUT.items()
-        if trajectory or exponents[2] > 0
-    ]
+    found.insert(1, Variant("darwin by layer", "darwin", Scoring(normalise="layer")))
+    return found + [Variant(name, "darwin", Scoring(exponents=exponents)) for name, exponents in WITHOUT.items()]
