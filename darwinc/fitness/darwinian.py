@@ -7,6 +7,7 @@ is numpy on small matrices, in float64.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,13 @@ class DarwinianScore:
         for state in self._readers:
             state.assign(owners)
         self._index()
+
+    def fork(self) -> DarwinianScore:
+        """The same score at its present state; matrices are shared until a death replaces them."""
+        twin = DarwinianScore([])
+        twin._readers = [copy(state) for state in self._readers]
+        twin._index()
+        return twin
 
     def _index(self) -> None:
         self._reading.clear()
