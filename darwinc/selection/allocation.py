@@ -17,14 +17,14 @@ import numpy as np
 from darwinc.channels import Channels
 from darwinc.cost import Price
 from darwinc.fitness.statistics import Indices, Vector
-from darwinc.selection.limits import DIVISORS, TOLERANCE, Limits
+from darwinc.selection.limits import DIVISORS, Limits
 from darwinc.selection.path import options
 
 Window = tuple[float, float]
 Key = tuple[float, float]
 
 MOST_COMBINATIONS = 20_000
-"""So many combinations of widths are all tried, where a search may have missed the target."""
+"""So many combinations of widths are all tried."""
 MOST_PAIRED = 24
 """So many moves of single groups are tried in pairs, so that the work grows with the graph and not with its square."""
 MOST_SWEEPS = 12
@@ -39,44 +39,20 @@ def allocate(
     price: Price,
     curves: Sequence[Vector],
     limits: Limits,
-    need: float,
-    starts: Sequence[Sequence[int]] = (),
-) -> list[int] | None:
-    """How many units each group loses, so that about `need` is saved at the least loss; None where nothing comes near.
-
-    `curves` are the losses by number of deaths (`path.Path.curves`), `starts` are further widths to search from, as
-    units removed. `price` may fall in steps, or rise; afterwards it is as it was.
-    """
-    margin = TOLERANCE * price.current()
-    window = (need, need + margin) if limits.strict else (need - margin, need + margin)
-    for divisor in DIVISORS:
-        table = _Table(price, options(channels, limits, divisor), curves)
-        try:
-            found = table.cheapest(window, starts)
-        finally:
-            table.revive()
-        if found is not None:
-            return found
-    return None
-
-
-def fit(
-    channels: Channels,
-    price: Price,
-    curves: Sequence[Vector],
-    limits: Limits,
     window: Window,
-    start: Sequence[int],
+    starts: Sequence[Sequence[int]] = (),
     divisors: Sequence[int] = DIVISORS,
 ) -> list[int] | None:
-    """How many units each group loses, so that what is saved lies in the window; None where no such widths are found.
+    """How many units each group loses, so that what is saved lies in the window, at the least loss that is found.
 
-    Multiples are made finer, by these divisors in turn, only where those before meet nothing.
+    `curves` are the losses by number of deaths (`path.Path.curves`), `starts` are further widths to search from, as
+    units removed. Multiples are made finer, by these divisors in turn, only where those before meet nothing; None where
+    none do. `price` may fall in steps, or rise; afterwards it is as it was.
     """
     for divisor in divisors:
         table = _Table(price, options(channels, limits, divisor), curves)
         few = math.prod(len(choice) for choice in table.options) <= MOST_COMBINATIONS
-        found = table.best_of_all(window) if few else table.nearest(window, start)
+        found = table.best_of_all(window) if few else table.cheapest(window, starts)
         table.revive()
         if found is not None:
             return found

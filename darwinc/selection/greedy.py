@@ -11,9 +11,9 @@ import numpy.typing as npt
 from darwinc.channels import Channels
 from darwinc.cost import Price
 from darwinc.fitness import Fitness
-from darwinc.selection.allocation import fit
+from darwinc.selection.allocation import allocate
 from darwinc.selection.limits import DIVISORS, SHORTFALL, TOLERANCE, Limits, Selection, floor
-from darwinc.selection.path import Deaths, Path, Population, replay
+from darwinc.selection.path import Deaths, Path, Survivors, replay
 
 Progress = Callable[[float], None]
 
@@ -43,7 +43,7 @@ def select(
     removed = greedy.removed()
     greedy.restore()
     path = trace(channels, price, spare.fork(), limits)
-    found = fit(channels, price, path.curves(), limits, (least, most), removed, DIVISORS if missed else (1,))
+    found = allocate(channels, price, path.curves(), limits, (least, most), [removed], DIVISORS if missed else (1,))
     if found is not None:
         return replay(channels, price, spare, limits, path, found)
     for index, count in enumerate(removed):
@@ -84,7 +84,7 @@ def trace(
     return Path(tuple(greedy.taken), len(channels.groups))
 
 
-class _Greedy(Population):
+class _Greedy(Survivors):
     def __init__(
         self,
         channels: Channels,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from darwinc.channels import Channels
+from darwinc.channels import Channels, Mask
 from darwinc.cost import Price
 from darwinc.fitness import Fitness
 from darwinc.fitness.statistics import Indices, Vector
@@ -51,8 +51,17 @@ class Path:
             counts[step.group] += len(step.units)
         return counts
 
+    def dead(self, nobody: Mask, removed: Sequence[int]) -> Mask:
+        """Who dies where each group loses so many units, in the order of the path; `nobody` [count] is all False."""
+        dead, left = nobody.copy(), list(removed)
+        for step in self.steps:
+            units = step.units[: left[step.group]]
+            dead[units] = True
+            left[step.group] -= len(units)
+        return dead
 
-class Population:
+
+class Survivors:
     """Who lives, and the selection that grows as they die."""
 
     def __init__(self, channels: Channels, price: Price, fitness: Fitness, limits: Limits) -> None:
@@ -98,7 +107,7 @@ def replay(
     Where fitness is as old as it was on the path, everything that these units' readers read is as it was there, because
     only deaths of the path come before: the step is repeated as it was. Elsewhere the weakest are looked for anew.
     """
-    population = Population(channels, price, fitness, limits)
+    population = Survivors(channels, price, fitness, limits)
     for step in path.steps:
         living = population.living[step.group]
         left = removed[step.group] - (len(channels.groups[step.group]) - len(living))

@@ -1,0 +1,261 @@
+"""Widths that take a share less time here: chosen on a model of ONNX Runtime's time, measured, and chosen again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from darwinc import graph
+from darwinc.benchmark import compare
+from darwinc.channels import Channels
+from darwinc.console import Stage
+from darwinc.cost import CostModel, Price, count_parameters
+from darwinc.data import fitting_batches
+from darwinc.errors import DarwincError, Unreachable
+from darwinc.fitness import Fitness
+from darwinc.passes.cull import Cull
+from darwinc.passes.excise import excise
+from darwinc.pipeline import Job
+from darwinc.runtime import Feed, inputs_of
+from darwinc.selection import TOLERANCE, Limits, Path, Selection, allocate, furthest, replay, trace
+from darwinc.selection.limits import quantum
+
+MOST_ROUNDS = 5
+ROUND_SECONDS = 2.0
+WITHIN = 0.03
+"""Of the share that was asked for: so near to it the search ends, or as near as the measurement's noise lets it."""
+MARGINS = (TOLERANCE, 2 * TOLERANCE, 4 * TOLERANCE)
+"""How far from the share that was asked for the prediction may lie, as a share of the whole; the first that is met."""
+COARSER = (8, 16, 32)
+"""Multiples that a model which came out slower is compared with."""
+
+
+class TimeModel(Protocol):
+    """What this machine takes for the model, as a function of the widths [groups] of its channel groups.
+
+    `multiples` are the multiples of channels that each kind of operator likes here.
+    """
+
+    @property
+    def multiples(self) -> Mapping[str, int]: ...
+
+    def group_multiples(self) -> Sequence[int]:
+        """The multiple for each channel group."""
+
+    def price(self) -> Price:
+        """The time in milliseconds as a price, with everybody alive."""
+
+    def predict(self, widths: Sequence[int]) -> float:
+        """Milliseconds at these widths."""
+
+    def corrected(self, widths: Sequence[int], measured_ms: float) -> TimeModel:
+        """The same model, after a rewrite with these widths took so many milliseconds."""
+
+    def layers(self, widths: Sequence[int]) -> Sequence[Mapping[str, Any]]:
+        """Each layer's time before and at these widths, as rows of the report."""
+
+
+def time_model(job: Job, threads: int, stage: Stage) -> TimeModel:
+    """The latency model of the job's original, measured once.
+
+    Raises:
+        InvalidModel: it can't be run.
+    """
+    if job.timing is None:
+        # It is measured in ONNX Runtime, session after session, which only a target of time should pay.
+        from darwinc.latency import LatencyModel
+
+        stage.say("measuring layers")
+        job.timing = LatencyModel.measure(job.original, job.channels, threads=threads, progress=stage.at)
+    return job.timing
+
+
+@dataclass(frozen=True)
+class FitTime(Cull):
+    """Remove channels until ONNX Runtime takes a share less time here, at the least predicted loss.
+
+    Attributes:
+        threads: of ONNX Runtime.
+        measured: rewrites are measured and the model of their time is corrected; else the prediction stands.
+    """
+
+    target: str = "latency"
+    threads: int = 1
+    measured: bool = True
+
+    def prepare(self, job: Job) -> None:
+        self.limits(job.channels)
+        with job.terminal.stage("latency model") as stage:
+            timing = time_model(job, self.threads, stage)
+        price = timing.price()
+        whole, most = price.current(), furthest(job.channels, price, self.timely(job.channels, timing))
+        if self.amount * whole > most + TOLERANCE * whole:
+            found = (
+                f"fraction of latency removed can't reach {self.amount:g}: "
+                f"the reachable range, as predicted, is 0 to {most / max(whole, 1e-30):.3f}"
+            )
+            raise Unreachable(self.beyond(found, job.channels))
+
+    def timely(self, channels: Channels, timing: TimeModel) -> Limits:
+        """The limits, with the multiples that this machine likes where none was asked for."""
+        limits = self.limits(channels)
+        return limits if self.align else replace(limits, multiples=tuple(timing.group_multiples()))
+
+    def choose(self, job: Job, fitness: Fitness, stage: Stage) -> Selection:
+        timing = time_model(job, self.threads, stage)
+        stage.say("choosing channels")
+        work, limits = CostModel(job.channels).terms("macs"), self.timely(job.channels, timing)
+        path = trace(job.channels, work, fitness.fork(), limits, stage.at)
+        search = _Search(self, job, path, limits, timing)
+        removed = search.run(stage)
+        job.timing = search.timing
+        self._tell(job)
+        return replay(job.channels, search.timing.price(), fitness, limits, path, removed)
+
+    def _tell(self, job: Job) -> None:
+        """Warn where no round came near enough."""
+        if job.search and not any(row["passed"] for row in job.search):
+            nearest = min((row["achieved"] for row in job.search), key=lambda share: abs(share - self.amount))
+            job.warnings.append(
+                f"{100 * self.amount:.3g} % of the latency was asked for, and after {len(job.search)} rounds "
+                f"{100 * nearest:.3g} % was the nearest that was measured."
+            )
+
+
+@dataclass
+class _Search:
+    """Choose, measure, correct, until what is measured is what was asked for."""
+
+    order: FitTime
+    job: Job
+    path: Path
+    limits: Limits
+    timing: TimeModel
+
+    def run(self, stage: Stage) -> list[int]:
+        """The units that each group loses in the round that came nearest."""
+        best: tuple[float, list[int]] | None = None
+        for number in range(MOST_ROUNDS if self.order.measured else 1):
+            removed = self._chosen()
+            if removed is None:
+                break
+            if not self.order.measured:
+                return removed
+            stage.say(f"measuring round {number + 1}")
+            distance, noise = self._measure(removed)
+            if best is not None and distance >= best[0]:
+                break
+            best = distance, removed
+            if distance <= max(WITHIN * self.order.amount, noise):
+                break
+        if best is None:
+            raise Unreachable(
+                f"No widths were found that are predicted to take {100 * self.order.amount:g} % less time; "
+                "ask for less, or for another --align."
+            )
+        return best[1]
+
+    def _chosen(self) -> list[int] | None:
+        """The widths of least loss that are predicted to save what was asked, as nearly as there are any."""
+        price, starts, curves = self.timing.price(), self._starts(), self.path.curves()
+        whole = price.current()
+        for margin in MARGINS:
+            least, most = (self.order.amount - margin) * whole, (self.order.amount + margin) * whole
+            found = allocate(self.job.channels, price, curves, self.limits, (least, most), starts)
+            if found is not None:
+                return found
+        return None
+
+    def _starts(self) -> list[list[int]]:
+        """The greedy cut by MACs that is predicted to save enough."""
+        price, saved = self.timing.price(), 0.0
+        need = self.order.amount * price.current()
+        for number, step in enumerate(self.path.steps):
+            if saved >= need:
+                return [self.path.removed(number)]
+            saved += price.saved(step.group, len(step.units))
+            price.remove(step.group, len(step.units))
+        return []
+
+    def _measure(self, removed: Sequence[int]) -> tuple[float, float]:
+        """How far from what was asked the measured share lies, and its noise; the model is corrected by it."""
+        job, order = self.job, self.order
+        dead = self.path.dead(job.channels.nobody(), removed)
+        rewrite, _ = excise(job.original, job.channels, dead)
+        timing = compare(
+            graph.to_bytes(job.original),
+            graph.to_bytes(rewrite),
+            threads=order.threads,
+            seconds=ROUND_SECONDS,
+            seed=job.seed,
+            feeds=feeds_of(job),
+        )
+        widths = [len(group) - count for group, count in zip(job.channels.groups, removed, strict=True)]
+        whole, predicted = self.timing.predict(full(job.channels)), self.timing.predict(widths)
+        speedup = timing.speedup or 1.0
+        share = 1 - 1 / speedup
+        distance = abs(share - order.amount)
+        parameters = count_parameters(job.original)
+        job.search.append(
+            {
+                "removed": 1 - count_parameters(rewrite) / max(parameters, 1),
+                "predicted": 1 - predicted / whole,
+                "achieved": share,
+                "passed": distance <= max(WITHIN * order.amount, timing.noise_floor),
+            }
+        )
+        self.timing = self.timing.corrected(widths, whole / speedup)
+        return distance, timing.noise_floor
+
+
+def full(channels: Channels) -> list[int]:
+    """The widths of all groups as they came."""
+    return [len(group) for group in channels.groups]
+
+
+def feeds_of(job: Job) -> list[Feed] | None:
+    """One sample to time on, where there are any."""
+    if job.samples is None:
+        return None
+    return [next(fitting_batches(job.samples, inputs_of(job.original), 1)).feed]
+
+
+def foreseen(job: Job) -> dict[str, Any] | None:
+    """The report's `latency_model`: what the model of the job's time foresees for the widths that were chosen."""
+    if job.timing is None:
+        return None
+    widths = [int(np.count_nonzero(~job.dead[group.units])) for group in job.channels.groups]
+    return {
+        "before_ms": job.timing.predict(full(job.channels)),
+        "after_ms": job.timing.predict(widths),
+        "multiples": dict(job.timing.multiples),
+        "layers": [dict(layer) for layer in job.timing.layers(widths)],
+    }
+
+
+def better_widths(job: Job, cull: Cull, threads: int, stage: Stage) -> str:
+    """What would be faster than the widths that were chosen, as predicted here: coarser multiples, and how far down."""
+    try:
+        timing = time_model(job, threads, stage)
+    except DarwincError as error:
+        return f"what would be faster can't be predicted ({error})"
+    widths = [int(np.count_nonzero(~job.dead[group.units])) for group in job.channels.groups]
+    whole, present = timing.predict(full(job.channels)), timing.predict(widths)
+    found = []
+    for align in COARSER:
+        rounded = [
+            min(len(group), -(-width // quantum(group, align)) * quantum(group, align))
+            for group, width in zip(job.channels.groups, widths, strict=True)
+        ]
+        found.append((timing.predict(rounded), align))
+    time, align = min(found)
+    limits = replace(cull.limits(job.channels), multiples=tuple(timing.group_multiples()))
+    price = timing.price()
+    most = furthest(job.channels, price, limits) / price.current()
+    text = f"predicted is {present / whole:.2f} of the input's time"
+    if time < present:
+        text += f", and {time / whole:.2f} with the widths rounded up to multiples of {align} (--align {align})"
+    return f"{text}; --target-latency reaches up to {most:.2f}"
