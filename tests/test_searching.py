@@ -19,6 +19,7 @@ from darwinc.cost import CostModel, Price, Terms, measure
 from darwinc.data import InputSpec, open_data
 from darwinc.errors import Unreachable, UsageError
 from darwinc.pipeline import Job
+from darwinc.report_schema import LatencyModel
 from darwinc.searching import drop, latency
 from darwinc.searching.drop import MOST_VALIDATION, PROBES, drop_of, hold_out
 from darwinc.searching.latency import MOST_ROUNDS, WITHIN
@@ -54,12 +55,8 @@ class Clock:
     channels: Channels
     share: float = 0.95
 
-    @property
-    def multiples(self) -> Mapping[str, int]:
-        return MULTIPLES
-
-    def group_multiples(self) -> Sequence[int]:
-        return [1] * len(self.channels.groups)
+    def preferred_multiples(self, channels: Channels, default: int = 1) -> Sequence[int]:
+        return [default] * len(channels.groups)
 
     def price(self) -> Price:
         terms = CostModel(self.channels).terms("macs")
@@ -74,9 +71,8 @@ class Clock:
     def corrected(self, widths: Sequence[int], measured_ms: float) -> Clock:
         return replace(self, share=self.share * (1 - measured_ms) / (1 - self.predict(widths)))
 
-    def layers(self, widths: Sequence[int]) -> Sequence[Mapping[str, Any]]:
-        after = self.predict(widths)
-        return [{"node": "all", "op_type": "Conv", "before_ms": 1.0, "after_ms": after}]
+    def report(self, widths: Sequence[int]) -> LatencyModel:
+        return LatencyModel(before_ms=1.0, after_ms=self.predict(widths), multiples=MULTIPLES)
 
 
 @dataclass(frozen=True)
@@ -125,9 +121,8 @@ def test_widths_are_chosen_again_until_the_measured_time_is_what_was_asked(
     assert report.search[-1].removed == pytest.approx(1 - report.after.parameters / report.before.parameters)
     assert report.latency_model is not None
     assert report.latency_model.before_ms == 1
-    assert report.latency_model.after_ms == pytest.approx(1 - true, rel=1e-6)
+    assert report.latency_model.after_ms == pytest.approx(1 - true * 0.95 / share), "as foreseen, before any correction"
     assert report.latency_model.multiples == MULTIPLES
-    assert report.latency_model.layers[0].after_ms == report.latency_model.after_ms
     stamped = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
     assert stamped["darwinc.target"] == "latency=0.4"
     assert [entry.name for entry in report.passes] == ["cull", "excise"]

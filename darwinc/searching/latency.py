@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from darwinc import graph
+from darwinc import graph, latency
 from darwinc.benchmark import compare
 from darwinc.channels import Channels
 from darwinc.console import Stage
@@ -19,6 +19,7 @@ from darwinc.fitness import Fitness
 from darwinc.passes.cull import Cull
 from darwinc.passes.excise import excise
 from darwinc.pipeline import Job
+from darwinc.report_schema import LatencyModel
 from darwinc.runtime import Feed, inputs_of
 from darwinc.selection import TOLERANCE, Limits, Path, Selection, allocate, furthest, replay, trace
 from darwinc.selection.limits import quantum
@@ -34,16 +35,10 @@ COARSER = (8, 16, 32)
 
 
 class TimeModel(Protocol):
-    """What this machine takes for the model, as a function of the widths [groups] of its channel groups.
+    """What this machine takes for the model, as a function of the widths [groups] of its channel groups."""
 
-    `multiples` are the multiples of channels that each kind of operator likes here.
-    """
-
-    @property
-    def multiples(self) -> Mapping[str, int]: ...
-
-    def group_multiples(self) -> Sequence[int]:
-        """The multiple for each channel group."""
+    def preferred_multiples(self, channels: Channels, default: int = 1) -> Sequence[int]:
+        """The multiple of channels that each group should keep; `default` where it doesn't matter."""
 
     def price(self) -> Price:
         """The time in milliseconds as a price, with everybody alive."""
@@ -52,25 +47,35 @@ class TimeModel(Protocol):
         """Milliseconds at these widths."""
 
     def corrected(self, widths: Sequence[int], measured_ms: float) -> TimeModel:
-        """The same model, after a rewrite with these widths took so many milliseconds."""
+        """The same model, made to agree with what was measured at some widths."""
 
-    def layers(self, widths: Sequence[int]) -> Sequence[Mapping[str, Any]]:
-        """Each layer's time before and at these widths, as rows of the report."""
+    def report(self, widths: Sequence[int]) -> LatencyModel:
+        """The report's table of what is foreseen for these widths."""
 
 
-def time_model(job: Job, threads: int, stage: Stage) -> TimeModel:
+def time_model(job: Job, cull: Cull, threads: int, stage: Stage) -> TimeModel:
     """The latency model of the job's original, measured once.
 
     Raises:
-        InvalidModel: it can't be run.
+        InvalidModel: ONNX Runtime can't load, run or profile it.
     """
     if job.timing is None:
-        # It is measured in ONNX Runtime, session after session, which only a target of time should pay.
-        from darwinc.latency import LatencyModel
-
         stage.say("measuring layers")
-        job.timing = LatencyModel.measure(job.original, job.channels, threads=threads, progress=stage.at)
+        asked = latency.Asked(
+            threads=threads,
+            seed=job.seed,
+            eligible=cull.limits(job.channels).eligible,
+            feed=feed_of(job),
+            progress=stage.at,
+        )
+        job.timing = latency.LatencyModel.measure(job.original, job.channels, asked)
     return job.timing
+
+
+def timely(cull: Cull, channels: Channels, timing: TimeModel) -> Limits:
+    """The limits of a cull, with the multiples that this machine likes where no alignment was asked for."""
+    limits = cull.limits(channels)
+    return limits if cull.align else replace(limits, multiples=tuple(timing.preferred_multiples(channels)))
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,9 @@ class FitTime(Cull):
     def prepare(self, job: Job) -> None:
         self.limits(job.channels)
         with job.terminal.stage("latency model") as stage:
-            timing = time_model(job, self.threads, stage)
+            timing = time_model(job, self, self.threads, stage)
         price = timing.price()
-        whole, most = price.current(), furthest(job.channels, price, self.timely(job.channels, timing))
+        whole, most = price.current(), furthest(job.channels, price, timely(self, job.channels, timing))
         if self.amount * whole > most + TOLERANCE * whole:
             found = (
                 f"fraction of latency removed can't reach {self.amount:g}: "
@@ -99,21 +104,14 @@ class FitTime(Cull):
             )
             raise Unreachable(self.beyond(found, job.channels))
 
-    def timely(self, channels: Channels, timing: TimeModel) -> Limits:
-        """The limits, with the multiples that this machine likes where none was asked for."""
-        limits = self.limits(channels)
-        return limits if self.align else replace(limits, multiples=tuple(timing.group_multiples()))
-
     def choose(self, job: Job, fitness: Fitness, stage: Stage) -> Selection:
-        timing = time_model(job, self.threads, stage)
+        timing = time_model(job, self, self.threads, stage)
         stage.say("choosing channels")
-        work, limits = CostModel(job.channels).terms("macs"), self.timely(job.channels, timing)
+        work, limits = CostModel(job.channels).terms("macs"), timely(self, job.channels, timing)
         path = trace(job.channels, work, fitness.fork(), limits, stage.at)
-        search = _Search(self, job, path, limits, timing)
-        removed = search.run(stage)
-        job.timing = search.timing
+        removed = _Search(self, job, path, limits, timing).run(stage)
         self._tell(job)
-        return replay(job.channels, search.timing.price(), fitness, limits, path, removed)
+        return replay(job.channels, timing.price(), fitness, limits, path, removed)
 
     def _tell(self, job: Job) -> None:
         """Warn where no round came near enough."""
@@ -127,13 +125,20 @@ class FitTime(Cull):
 
 @dataclass
 class _Search:
-    """Choose, measure, correct, until what is measured is what was asked for."""
+    """Choose, measure, correct, until what is measured is what was asked for.
+
+    `timing` is the model as corrected so far; `whole` milliseconds is what the original takes, whatever becomes of it.
+    """
 
     order: FitTime
     job: Job
     path: Path
     limits: Limits
     timing: TimeModel
+    whole: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.whole = self.timing.predict(full(self.job.channels))
 
     def run(self, stage: Stage) -> list[int]:
         """The units that each group loses in the round that came nearest."""
@@ -160,19 +165,19 @@ class _Search:
 
     def _chosen(self) -> list[int] | None:
         """The widths of least loss that are predicted to save what was asked, as nearly as there are any."""
-        price, starts, curves = self.timing.price(), self._starts(), self.path.curves()
-        whole = price.current()
+        price, curves = self.timing.price(), self.path.curves()
+        need = price.current() - (1 - self.order.amount) * self.whole
+        starts = self._starts(need)
         for margin in MARGINS:
-            least, most = (self.order.amount - margin) * whole, (self.order.amount + margin) * whole
-            found = allocate(self.job.channels, price, curves, self.limits, (least, most), starts)
+            window = (need - margin * self.whole, need + margin * self.whole)
+            found = allocate(self.job.channels, price, curves, self.limits, window, starts)
             if found is not None:
                 return found
         return None
 
-    def _starts(self) -> list[list[int]]:
+    def _starts(self, need: float) -> list[list[int]]:
         """The greedy cut by MACs that is predicted to save enough."""
         price, saved = self.timing.price(), 0.0
-        need = self.order.amount * price.current()
         for number, step in enumerate(self.path.steps):
             if saved >= need:
                 return [self.path.removed(number)]
@@ -185,16 +190,16 @@ class _Search:
         job, order = self.job, self.order
         dead = self.path.dead(job.channels.nobody(), removed)
         rewrite, _ = excise(job.original, job.channels, dead)
+        feed = feed_of(job)
         timing = compare(
             graph.to_bytes(job.original),
             graph.to_bytes(rewrite),
             threads=order.threads,
             seconds=ROUND_SECONDS,
             seed=job.seed,
-            feeds=feeds_of(job),
+            feeds=None if feed is None else [feed],
         )
         widths = [len(group) - count for group, count in zip(job.channels.groups, removed, strict=True)]
-        whole, predicted = self.timing.predict(full(job.channels)), self.timing.predict(widths)
         speedup = timing.speedup or 1.0
         share = 1 - 1 / speedup
         distance = abs(share - order.amount)
@@ -202,12 +207,12 @@ class _Search:
         job.search.append(
             {
                 "removed": 1 - count_parameters(rewrite) / max(parameters, 1),
-                "predicted": 1 - predicted / whole,
+                "predicted": 1 - self.timing.predict(widths) / self.whole,
                 "achieved": share,
                 "passed": distance <= max(WITHIN * order.amount, timing.noise_floor),
             }
         )
-        self.timing = self.timing.corrected(widths, whole / speedup)
+        self.timing = self.timing.corrected(widths, self.whole / speedup)
         return distance, timing.noise_floor
 
 
@@ -216,33 +221,32 @@ def full(channels: Channels) -> list[int]:
     return [len(group) for group in channels.groups]
 
 
-def feeds_of(job: Job) -> list[Feed] | None:
+def feed_of(job: Job) -> Feed | None:
     """One sample to time on, where there are any."""
     if job.samples is None:
         return None
-    return [next(fitting_batches(job.samples, inputs_of(job.original), 1)).feed]
+    return next(fitting_batches(job.samples, inputs_of(job.original), 1)).feed
 
 
 def foreseen(job: Job) -> dict[str, Any] | None:
-    """The report's `latency_model`: what the model of the job's time foresees for the widths that were chosen."""
+    """The report's `latency_model`: what was foreseen for the widths that were chosen, before any correction."""
     if job.timing is None:
         return None
-    widths = [int(np.count_nonzero(~job.dead[group.units])) for group in job.channels.groups]
-    return {
-        "before_ms": job.timing.predict(full(job.channels)),
-        "after_ms": job.timing.predict(widths),
-        "multiples": dict(job.timing.multiples),
-        "layers": [dict(layer) for layer in job.timing.layers(widths)],
-    }
+    return job.timing.report(widths_of(job)).model_dump()
+
+
+def widths_of(job: Job) -> list[int]:
+    """The widths of all groups as they are now."""
+    return [int(np.count_nonzero(~job.dead[group.units])) for group in job.channels.groups]
 
 
 def better_widths(job: Job, cull: Cull, threads: int, stage: Stage) -> str:
     """What would be faster than the widths that were chosen, as predicted here: coarser multiples, and how far down."""
     try:
-        timing = time_model(job, threads, stage)
+        timing = time_model(job, cull, threads, stage)
     except DarwincError as error:
         return f"what would be faster can't be predicted ({error})"
-    widths = [int(np.count_nonzero(~job.dead[group.units])) for group in job.channels.groups]
+    widths = widths_of(job)
     whole, present = timing.predict(full(job.channels)), timing.predict(widths)
     found = []
     for align in COARSER:
@@ -252,7 +256,7 @@ def better_widths(job: Job, cull: Cull, threads: int, stage: Stage) -> str:
         ]
         found.append((timing.predict(rounded), align))
     time, align = min(found)
-    limits = replace(cull.limits(job.channels), multiples=tuple(timing.group_multiples()))
+    limits = replace(cull.limits(job.channels), multiples=tuple(timing.preferred_multiples(job.channels)))
     price = timing.price()
     most = furthest(job.channels, price, limits) / price.current()
     text = f"predicted is {present / whole:.2f} of the input's time"
