@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from darwinc.pipeline import Job
 from darwinc.report_schema import LatencyModel
 from darwinc.searching import drop, latency
 from darwinc.searching.drop import MOST_VALIDATION, PROBES, drop_of, hold_out
-from darwinc.searching.latency import MOST_ROUNDS, WITHIN
+from darwinc.searching.latency import MOST_ROUNDS, ROUND_SECONDS, WITHIN
 from tests.shell import Shell
 from tests.small_models import CLASSIFIER, build, images, save, save_data
 
@@ -78,21 +78,24 @@ class Clock:
 @dataclass(frozen=True)
 class Measured:
     speedup: float
-    noise_floor: float = 0.0
+    ci95: tuple[float, float]
 
 
 class Machine:
     """Stands in for ONNX Runtime's clock: `share` of the time goes with MACs. Remembers how often it was asked."""
 
     def __init__(self, patch: pytest.MonkeyPatch, share: float) -> None:
-        self.share, self.rounds = share, 0
+        self.share, self.rounds, self.longer, self.noise = share, 0, 0, 0.0
         patch.setattr(latency, "compare", self.compare)
         patch.setattr(latency, "time_model", self.model)
 
-    def compare(self, before: bytes, after: bytes, **_: object) -> Measured:
-        self.rounds += 1
+    def compare(self, before: bytes, after: bytes, *, seconds: float, **_: object) -> Measured:
+        self.rounds += seconds == ROUND_SECONDS
+        self.longer += seconds > ROUND_SECONDS
         macs = [measure(ir.from_proto(onnx.load_model_from_string(model))).macs for model in (before, after)]
-        return Measured(1 / (1 - self.share + self.share * macs[1] / macs[0]))
+        speedup = 1 / (1 - self.share + self.share * macs[1] / macs[0])
+        width = self.noise / float(seconds)
+        return Measured(speedup, (speedup * (1 - width), speedup * (1 + width)))
 
     def model(self, job: Job, *_: object) -> Clock:
         job.timing = job.timing or Clock(job.channels)
@@ -140,6 +143,15 @@ def test_a_machine_that_can_not_be_as_fast_gives_what_comes_nearest(
     assert report.target.achieved == pytest.approx(max(probe.achieved or 0 for probe in report.search))
     assert not any(probe.passed for probe in report.search)
     assert any("of the latency was asked for" in warning for warning in report.warnings)
+
+
+def test_what_two_seconds_leave_open_is_measured_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, model = Machine(monkeypatch, 0.95), save(build(CLASSIFIER), tmp_path / "in.onnx")
+    compress(model, target=Target("latency", 0.4), output=tmp_path / "out.onnx", settings=QUICK)
+    assert machine.longer == 0
+    machine.noise = 0.1
+    compress(model, target=Target("latency", 0.4), output=tmp_path / "out.onnx", settings=QUICK)
+    assert machine.longer == 1
 
 
 def test_a_time_out_of_reach_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from darwinc import graph, latency
+from darwinc import graph
 from darwinc.benchmark import compare
 from darwinc.channels import Channels
 from darwinc.console import Stage
@@ -26,8 +26,12 @@ from darwinc.selection.limits import quantum
 
 MOST_ROUNDS = 5
 ROUND_SECONDS = 2.0
+LONGER = 3.0
+"""A round is measured anew for so many times as long where its interval is wider than what is looked for."""
 WITHIN = 0.03
-"""Of the share that was asked for: so near to it the search ends, or as near as the measurement's noise lets it."""
+"""Of the share that was asked for: so near to it the search ends."""
+PATIENCE = 2
+"""Rounds in a row that come no nearer, after which it ends too."""
 MARGINS = (TOLERANCE, 2 * TOLERANCE, 4 * TOLERANCE)
 """How far from the share that was asked for the prediction may lie, as a share of the whole; the first that is met."""
 COARSER = (8, 16, 32)
@@ -60,6 +64,9 @@ def time_model(job: Job, cull: Cull, threads: int, stage: Stage) -> TimeModel:
         InvalidModel: ONNX Runtime can't load, run or profile it.
     """
     if job.timing is None:
+        # It draws in scipy's optimisers, which only a question of time should wait for.
+        from darwinc import latency
+
         stage.say("measuring layers")
         asked = latency.Asked(
             threads=threads,
@@ -142,26 +149,25 @@ class _Search:
 
     def run(self, stage: Stage) -> list[int]:
         """The units that each group loses in the round that came nearest."""
-        best: tuple[float, list[int]] | None = None
-        for number in range(MOST_ROUNDS if self.order.measured else 1):
-            removed = self._chosen()
-            if removed is None:
-                break
-            if not self.order.measured:
-                return removed
-            stage.say(f"measuring round {number + 1}")
-            distance, noise = self._measure(removed)
-            if best is not None and distance >= best[0]:
-                break
-            best = distance, removed
-            if distance <= max(WITHIN * self.order.amount, noise):
-                break
-        if best is None:
+        first = self._chosen()
+        if first is None:
             raise Unreachable(
                 f"No widths were found that are predicted to take {100 * self.order.amount:g} % less time; "
                 "ask for less, or for another --align."
             )
-        return best[1]
+        tried, distances, removed = [first], list[float](), first
+        while self.order.measured:
+            stage.say(f"measuring round {len(tried)}")
+            distances.append(self._measure(removed))
+            nearest = int(np.argmin(distances))
+            if self.job.search[-1]["passed"] or len(tried) == MOST_ROUNDS or len(tried) - nearest > PATIENCE:
+                return tried[nearest]
+            chosen = self._chosen()
+            if chosen is None or chosen in tried:
+                return tried[nearest]
+            removed = chosen
+            tried.append(removed)
+        return first
 
     def _chosen(self) -> list[int] | None:
         """The widths of least loss that are predicted to save what was asked, as nearly as there are any."""
@@ -185,35 +191,41 @@ class _Search:
             price.remove(step.group, len(step.units))
         return []
 
-    def _measure(self, removed: Sequence[int]) -> tuple[float, float]:
-        """How far from what was asked the measured share lies, and its noise; the model is corrected by it."""
+    def _measure(self, removed: Sequence[int]) -> float:
+        """How far from what was asked the measured share lies; the model is corrected by it."""
         job, order = self.job, self.order
-        dead = self.path.dead(job.channels.nobody(), removed)
-        rewrite, _ = excise(job.original, job.channels, dead)
-        feed = feed_of(job)
-        timing = compare(
-            graph.to_bytes(job.original),
-            graph.to_bytes(rewrite),
-            threads=order.threads,
-            seconds=ROUND_SECONDS,
-            seed=job.seed,
-            feeds=None if feed is None else [feed],
-        )
+        rewrite, _ = excise(job.original, job.channels, self.path.dead(job.channels.nobody(), removed))
         widths = [len(group) - count for group, count in zip(job.channels.groups, removed, strict=True)]
-        speedup = timing.speedup or 1.0
-        share = 1 - 1 / speedup
+        share = 1 - 1 / self._speedup(graph.to_bytes(rewrite))
         distance = abs(share - order.amount)
-        parameters = count_parameters(job.original)
         job.search.append(
             {
-                "removed": 1 - count_parameters(rewrite) / max(parameters, 1),
+                "removed": 1 - count_parameters(rewrite) / max(count_parameters(job.original), 1),
                 "predicted": 1 - self.timing.predict(widths) / self.whole,
                 "achieved": share,
-                "passed": distance <= max(WITHIN * order.amount, timing.noise_floor),
+                "passed": distance <= WITHIN * order.amount,
             }
         )
-        self.timing = self.timing.corrected(widths, self.whole / speedup)
-        return distance, timing.noise_floor
+        self.timing = self.timing.corrected(widths, (1 - share) * self.whole)
+        return distance
+
+    def _speedup(self, rewrite: bytes) -> float:
+        """The original's time over the rewrite's, measured side by side; longer where two seconds leave it open."""
+        job, original, feed = self.job, graph.to_bytes(self.job.original), feed_of(self.job)
+        found, low, high = 1.0, 0.0, np.inf
+        for seconds in (ROUND_SECONDS, LONGER * ROUND_SECONDS):
+            timing = compare(
+                original,
+                rewrite,
+                threads=self.order.threads,
+                seconds=seconds,
+                seed=job.seed,
+                feeds=None if feed is None else [feed],
+            )
+            found, (low, high) = timing.speedup or 1.0, timing.ci95 or (1.0, 1.0)
+            if 1 / low - 1 / high <= WITHIN * self.order.amount:
+                break
+        return found
 
 
 def full(channels: Channels) -> list[int]:

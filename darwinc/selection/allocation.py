@@ -60,8 +60,8 @@ def allocate(
 
 
 def furthest(channels: Channels, price: Price, limits: Limits) -> float:
-    """The most that a price that may also rise can be brought down by, as far as a search group after group finds."""
-    choices = options(channels, limits, DIVISORS[-1])
+    """The most that a price that may also rise can be brought down by at aligned widths, as far as a search finds."""
+    choices = options(channels, limits, 1)
     table = _Table(price, choices, [np.zeros(1 + int(choice[-1])) for choice in choices])
     most = 0.0
     for place in (0, -1):
