@@ -44,8 +44,9 @@ class DarwinianScore:
 
     def fork(self) -> DarwinianScore:
         """The same score at its present state; matrices are shared until a death replaces them."""
-        twin = DarwinianScore([])
+        twin = copy(self)
         twin._readers = [copy(state) for state in self._readers]
+        twin._reading = {}
         twin._index()
         return twin
 
