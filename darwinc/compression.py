@@ -29,6 +29,9 @@ from darwinc.report import build_report, file_info
 from darwinc.report_schema import Report
 from darwinc.runtime import inputs_of, open_session
 from darwinc.scoring import Scoring
+from darwinc.searching import chooser
+from darwinc.searching.drop import MOST_VALIDATION, drop_of, hold_out
+from darwinc.searching.latency import better_widths
 from darwinc.settings import (
     Settings,
     Target,
@@ -100,18 +103,9 @@ def compress(
     destination = _destination(run.source, output, settings)
     original, released = _read(run)
     job = _job(run, original)
-    cull = Cull(
-        target.kind,
-        target.amount,
-        settings.fitness,
-        settings.align,
-        settings.max_share,
-        settings.protect,
-        settings.only,
-        settings.scoring,
-    )
-    cull.plan(job.original, job.channels)
     recovery = _recovery(settings, job)
+    cull = chooser(target, settings, recovery)
+    cull.prepare(job)
     before = measure(job.original, job.channels)
     feeds = proof_feeds(job)
     _perform(run, job, [cull, Excise()])
@@ -140,10 +134,10 @@ def compress(
         with _timed(run, "write"):
             graph.save_model(job.model, destination)
         values["output"] = file_info(destination)
-        values |= _measured(run, job, destination, released=bool(released))
+        values |= _measured(run, job, cull, destination, released=bool(released))
     values["before"]["bytes"] = values["input"]["bytes"]
     values["after"]["bytes"] = values["output"]["bytes"] if destination is not None else graph.file_bytes(job.model)
-    settle_target(values)
+    settle_target(values, _drop(run, job))
     if destination is not None and job.samples is None and settings.test is None:
         job.warnings.append(
             "No data was given: how good the answers still are was not measured; see with `darwinc check --data`, "
@@ -163,7 +157,17 @@ def _destination(source: Path, output: str | Path | None, settings: Settings) ->
     return Path(output)
 
 
-def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict[str, Any]:
+def _drop(run: _Run, job: Job) -> float | None:
+    """The drop of the metric in points, on the samples that a search judged by; in a dry run as the search found it."""
+    if job.validation is None:
+        return None
+    if run.settings.dry_run:
+        return float(max((row["removed"], row["achieved"]) for row in job.search if row["passed"])[1])
+    with _timed(run, "validation"):
+        return drop_of(graph.to_bytes(job.original), graph.to_bytes(job.model), job.validation)
+
+
+def _measured(run: _Run, job: Job, cull: Cull, destination: Path, *, released: bool) -> dict[str, Any]:
     """Quality, parity and latency of the file that was written."""
     settings, found = run.settings, dict[str, Any]()
     # The file as it came would be compared with its own handicap: initializers among the inputs switch folding off.
@@ -171,7 +175,8 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
     samples, split = _judges(run, job)
     if samples is not None:
         with _timed(run, "quality"):
-            chosen = samples if split == "test" else samples.take(slice(0, MOST_JUDGED))
+            whole = split == "test" or samples is job.validation
+            chosen = samples if whole else samples.take(slice(0, MOST_JUDGED))
             found["quality"], found["parity"] = _compared(run, reference, destination, chosen, split)
     if settings.bench_seconds > 0:
         with _timed(run, "latency") as stage:
@@ -192,9 +197,9 @@ def _measured(run: _Run, job: Job, destination: Path, *, released: bool) -> dict
                 )
                 found["latency"]["release_speedup"] = moved.speedup
         if timing.verdict == "slower":
-            run.warnings.append(
-                "The compressed model is slower than the input here: try a coarser --align, or another target."
-            )
+            with _timed(run, "latency model") as stage:
+                better = better_widths(job, cull, settings.threads, stage)
+            run.warnings.append(f"The compressed model is slower than the input here: {better}.")
     return found
 
 
@@ -215,6 +220,8 @@ def _judges(run: _Run, job: Job) -> tuple[Samples | None, str]:
     """The samples that quality is measured on, and what they were used for before."""
     if run.test is not None:
         return run.test, "test"
+    if job.validation is not None:
+        return job.validation, "validation"
     return (job.samples, "calibration") if job.held_out is None else (job.held_out, "validation")
 
 
@@ -244,6 +251,9 @@ def _job(run: _Run, original: ir.Model) -> Job:
         run.seconds["analyse"] = time.perf_counter() - start
     job = Job(original, channels, run.terminal, settings.seed, settings.device)
     job.samples = samples
+    if samples is not None and run.target.kind == "max-drop":
+        job.validation, samples = hold_out(samples, settings.seed)
+        job.samples = samples
     if samples is not None and trains(settings):
         job.lessons = samples
         order = np.random.default_rng(settings.seed).permutation(len(samples))
@@ -274,14 +284,14 @@ def _samples(run: _Run, original: ir.Model) -> Samples | None:
 
     Those of --test are opened too: what is wrong with either is said before any work.
     """
-    settings, found = run.settings, None
+    settings, found, search = run.settings, None, run.target.kind == "max-drop"
     if settings.data is not None:
         found = open_data(
             settings.data,
             inputs_of(original),
             labels=settings.labels,
             preprocess=settings.preprocess,
-            limit=None if trains(settings) else MOST_SAMPLES,
+            limit=None if trains(settings) else MOST_SAMPLES + (MOST_VALIDATION if search else 0),
             seed=settings.seed,
             metadata=original.metadata_props,
         )

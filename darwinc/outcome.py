@@ -19,6 +19,7 @@ from darwinc.passes.cull import AUTO_ALIGN, why_finer
 from darwinc.pipeline import Job
 from darwinc.preprocess_notes import PREPROCESS_KEY
 from darwinc.report import tool_info
+from darwinc.searching.latency import foreseen
 
 
 def describe(
@@ -40,6 +41,8 @@ def describe(
         "barriers": barrier_rows(job.channels),
         "verify": {"method": "zeroed-original", **proof.as_dict(), "twin": None if twin is None else twin.as_dict()},
         "recovery": job.recovery,
+        "search": job.search,
+        "latency_model": foreseen(job),
     }
 
 
@@ -50,15 +53,28 @@ def mode_of(job: Job) -> str:
     return "unlabelled" if job.samples.labels is None else "labelled"
 
 
-def settle_target(values: dict[str, Any]) -> None:
-    """What was achieved of what was asked, counted on the outcome itself."""
+def settle_target(values: dict[str, Any], drop: float | None = None) -> None:
+    """What was achieved of what was asked, counted on the outcome itself; `drop` is that of the metric, in points."""
     before, after, target = values["before"], values["after"], values["target"]
     if target["kind"] == "sparsity":
         target["achieved"] = 1 - after["parameters"] / max(before["parameters"], 1)
     elif target["kind"] == "macs":
         target["achieved"] = 1 - after["macs"] / max(before["macs"], 1)
+    elif target["kind"] == "latency":
+        target["achieved"] = _latency_removed(values)
+    elif target["kind"] == "max-drop":
+        target["achieved"] = drop
     else:
         target["achieved"] = after["bytes"]
+
+
+def _latency_removed(values: Mapping[str, Any]) -> float | None:
+    """As measured at the end, or else in the search; None where nothing was."""
+    speedup = values.get("latency", {}).get("speedup")
+    if speedup:
+        return float(1 - 1 / speedup)
+    found = [float(row["achieved"]) for row in values["search"]]
+    return min(found, key=lambda share: abs(share - values["target"]["asked"]), default=None)
 
 
 def group_rows(channels: Channels, job: Job | None = None) -> list[dict[str, Any]]:

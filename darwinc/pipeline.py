@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from darwinc.calibrators.calibration import Calibration
     from darwinc.data import Samples
     from darwinc.passes.excise import Excision
+    from darwinc.searching.latency import TimeModel
     from darwinc.selection import Selection
 
 
@@ -36,6 +37,9 @@ class Job:
         samples: calibration data, or None for data-free mode.
         lessons: all of the data, where something is trained on it.
         held_out: the samples of `lessons` that were never trained on, once something was trained.
+        validation: samples that a search judges by, and that nothing is calibrated or trained on.
+        timing: the latency model of the original, where one was measured.
+        search: what a search tried, as rows of the report.
         calibration: batches, twin and statistics, made by the first pass that needs them.
     """
 
@@ -47,6 +51,9 @@ class Job:
     samples: Samples | None = None
     lessons: Samples | None = None
     held_out: Samples | None = None
+    validation: Samples | None = None
+    timing: TimeModel | None = None
+    search: list[dict[str, Any]] = field(default_factory=list)
     model: ir.Model = field(init=False)
     dead: Mask = field(init=False)
     calibration: Calibration | None = None

@@ -154,8 +154,10 @@ def target_text(report: Report) -> tuple[str, str]:
             return f"a file of {asked} asked for", ""
         return f"a file of {size_text(int(target.achieved))}", f"{asked} asked"
     if target.kind == "max-drop":
-        fell = "was not measured" if target.achieved is None else f"fell by {number_text(target.achieved)} points"
-        return f"the metric {fell}", f"at most {number_text(target.asked)} asked"
+        allowed = f"a drop of at most {number_text(target.asked)} points"
+        if target.achieved is None:
+            return f"{allowed} asked for", ""
+        return f"the metric {'rose' if target.achieved < 0 else 'fell'} by {abs(target.achieved):.3g} points", allowed
     if removed is None or target.asked > 1:
         return f"{target.kind}: {number_text(target.achieved, 4)}", f"{number_text(target.asked, 4)} asked"
     asked = percent_text(target.asked)

@@ -233,6 +233,18 @@ class Dynamics(Part):
     groups: list[PopulationHistory] = []
 
 
+class Probe(Part):
+    """One cut that a search tried: the share of parameters removed, and the target's figure there.
+
+    That is the share of latency removed, as measured and as predicted, or the points that the metric fell by.
+    """
+
+    removed: float
+    achieved: float | None = None
+    predicted: float | None = None
+    passed: bool
+
+
 class Generation(Part):
     """One generation of an evolution."""
 
@@ -346,6 +358,7 @@ class Report(Part):
     latency_model: LatencyModel | None = None
     guarantee: Guarantee | None = None
     dynamics: Dynamics | None = None
+    search: list[Probe] = []
     recovery: list[Recovery] = []
     generations: list[Generation] = []
     passes: list[PassRun] = []

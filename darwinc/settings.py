@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from darwinc.errors import UsageError
 from darwinc.graph import check_folder
-from darwinc.passes.cull import TARGETS
+from darwinc.passes.cull import COUNTED
 from darwinc.passes.distill import Distill
 from darwinc.passes.finetune import Finetune
 from darwinc.passes.inherit import Inherit
@@ -25,13 +26,19 @@ RECOVERIES: dict[str, type[Pass]] = {
     "distill": Distill,
     "finetune": Finetune,
 }
+TARGETS = {**COUNTED, "latency": "fraction of latency", "max-drop": "points of the metric"}
 TRAINED = ("distill", "finetune")
 """The recoveries that train."""
+MOST_POINTS = 100.0
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked: `sparsity` or `macs` (fractions removed), or `bytes` (the file's size at most)."""
+    """What is asked.
+
+    `sparsity`, `macs` and `latency` are fractions removed (of parameters, of MACs, of the time in ONNX Runtime),
+    `bytes` is the file's size at most, and `max-drop` the points that the metric may fall by, as small as that allows.
+    """
 
     kind: str
     amount: float
@@ -84,9 +91,12 @@ def judge(settings: Settings, target: Target) -> None:
         OutputError: checkpoints can't be written.
     """
     _known("target", target.kind, TARGETS)
-    if target.amount <= 0 or (target.kind != "bytes" and target.amount >= 1):
-        range_ = "more than 0" if target.kind == "bytes" else "between 0 and 1"
+    most = {"bytes": math.inf, "max-drop": MOST_POINTS}.get(target.kind, 1.0)
+    if not 0 < target.amount < most:
+        range_ = "more than 0" if math.isinf(most) else f"between 0 and {most:g}"
         raise UsageError(f"The target {target.kind} was given as {target.amount:g}; it is {range_}.")
+    if target.kind == "max-drop" and settings.data is None:
+        raise UsageError("--max-drop takes samples on which the drop is measured; give --data.")
     settings.scoring.judge(settings.fitness)
     recover = settings.recover or ()
     for name in recover:

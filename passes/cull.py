@@ -14,11 +14,13 @@ from darwinc.console import Stage
 from darwinc.cost import CostModel, Terms, count_parameters
 from darwinc.eligibility import eligible, what_holds
 from darwinc.errors import Unreachable
+from darwinc.fitness import Fitness
 from darwinc.pipeline import Job, Pass
 from darwinc.scoring import SCORING, Scoring
-from darwinc.selection import TOLERANCE, Limits, reachable, select
+from darwinc.selection import TOLERANCE, Limits, Selection, reachable, select
 
-TARGETS = {"sparsity": "fraction of parameters", "macs": "fraction of MACs", "bytes": "bytes of the file"}
+COUNTED = {"sparsity": "fraction of parameters", "macs": "fraction of MACs", "bytes": "bytes of the file"}
+"""The targets that can be counted on the graph alone, in words."""
 AUTO_ALIGN = 8
 PROVENANCE_BYTES = 512
 """What `metadata_props` may gain (`outcome.stamp`), generously."""
@@ -29,7 +31,8 @@ class Cull(Pass):
     """Remove the channels of lowest fitness until the target holds.
 
     Attributes:
-        target: what is asked: `sparsity`, `macs` (fractions removed) or `bytes` (size of the file at most).
+        target: what is asked: `sparsity`, `macs` (fractions removed) or `bytes` (size of the file at most); others
+            are for the searches of `darwinc.searching`.
         amount: how much of it.
         fitness: one of `darwinc.scoring.FITNESS`, or package.module:callable.
         align: channels that stay in a group are a multiple of this where its width allows; 0 chooses (8).
@@ -48,20 +51,26 @@ class Cull(Pass):
     only: tuple[str, ...] = ()
     scoring: Scoring = SCORING
 
-    def plan(self, model: ir.Model, channels: Channels) -> tuple[Terms, int, Limits]:
-        """The terms to save on, how much to save, and the limits; refuses what can't be reached, before any work.
+    @property
+    def name(self) -> str:
+        """Whatever the target."""
+        return "cull"
+
+    def prepare(self, job: Job) -> None:
+        """Refuse what can't be reached, before any work.
 
         Raises:
             Unreachable: no channel can go, or not enough of them; says what can be reached and what holds the rest.
+            UsageError: a pattern that matches nothing.
         """
+        self.plan(job.original, job.channels)
+
+    def plan(self, model: ir.Model, channels: Channels) -> tuple[Terms, int, Limits]:
+        """The terms to save on, how much to save, and the limits; raises what `prepare` does."""
         # A size is a limit, a share is met to within a little.
         limit = self.target == "bytes"
-        limits = Limits(self.align or AUTO_ALIGN, self.max_share, eligible(channels, self.protect, self.only), limit)
+        limits = self.limits(channels, strict=limit)
         terms = CostModel(channels).terms(self.target)
-        if not any(limits.eligible):
-            if channels.groups:
-                raise Unreachable("No channel can be removed: --protect and --only leave no group that may lose any.")
-            raise Unreachable(f"No channel can be removed from this model: {what_holds(channels)}.")
         total = terms.current() if self.target == "macs" else count_parameters(model)
         need, most = self._need(model, total), reachable(channels, terms, limits)
         if need <= 0:
@@ -69,6 +78,20 @@ class Cull(Pass):
         if need > most + (0 if limit else TOLERANCE * terms.current()):
             raise Unreachable(self._out_of_reach(model, channels, total, most))
         return terms, min(need, most), limits
+
+    def limits(self, channels: Channels, *, strict: bool = False) -> Limits:
+        """What selection may do; refuses where no channel may go at all."""
+        align = self.align or AUTO_ALIGN
+        limits = Limits(align, self.max_share, eligible(channels, self.protect, self.only), strict)
+        if not any(limits.eligible):
+            if channels.groups:
+                raise Unreachable("No channel can be removed: --protect and --only leave no group that may lose any.")
+            raise Unreachable(f"No channel can be removed from this model: {what_holds(channels)}.")
+        return limits
+
+    def beyond(self, found: str, channels: Channels) -> str:
+        """The message for a target that is out of reach, of what was found."""
+        return f"{found}, with at most {100 * self.max_share:g} % of a group removed; {what_holds(channels)}."
 
     def _need(self, model: ir.Model, total: int) -> int:
         if self.target != "bytes":
@@ -81,19 +104,27 @@ class Cull(Pass):
             found = f"{self.amount:.0f} bytes can't be reached: at least about {least:.0f} bytes stay"
         else:
             range_ = f"the reachable range is 0 to {most / max(total, 1):.3f}"
-            found = f"{TARGETS[self.target]} removed can't reach {self.amount:g}: {range_}"
-        return f"{found}, with at most {100 * self.max_share:g} % of a group removed; {what_holds(channels)}."
+            found = f"{COUNTED[self.target]} removed can't reach {self.amount:g}: {range_}"
+        return self.beyond(found, channels)
+
+    def choose(self, job: Job, fitness: Fitness, stage: Stage) -> Selection:
+        """Who dies; the job's channels may be other ones than at `prepare` (`matching`)."""
+        terms, need, limits = self.plan(job.original, job.channels)
+        return select(job.channels, terms, fitness, need, limits, stage.at)
+
+    def _worth(self, channels: Channels) -> list[float]:
+        """What the first death saves in each group [groups], of what the target counts or comes nearest to."""
+        terms = CostModel(channels).terms({"latency": "macs"}.get(self.target, self.target))
+        return [max(terms.saved(number, 1), 0) for number in range(len(channels.groups))]
 
     def run(self, job: Job, stage: Stage) -> bool:
-        terms, need, limits = self.plan(job.original, job.channels)
-        worth = [max(terms.saved(number, 1), 0) for number in range(len(job.channels.groups))]
-        fitness = make_fitness(self.fitness, job, stage, self.scoring, worth=worth)
+        fitness = make_fitness(self.fitness, job, stage, self.scoring, worth=self._worth(job.channels))
         stage.say("choosing channels")
-        selection = select(job.channels, terms, fitness, need, limits, stage.at)
+        selection = self.choose(job, fitness, stage)
         for group in job.channels.groups:
             if group.id in selection.finer:
                 finer = selection.finer[group.id]
-                job.skip(group.id, f"kept a multiple of {finer} channels: {why_finer(limits.align)}")
+                job.skip(group.id, f"kept a multiple of {finer} channels: {why_finer(selection.align)}")
         job.selection, job.dead = selection, selection.dead
         return bool(selection.dead.any())
 

@@ -19,7 +19,7 @@ from darwinc.eligibility import eligible, what_holds
 from darwinc.errors import Unreachable, UsageError
 from darwinc.fitness.rivals import magnitudes, random_scores, unit_scores
 from darwinc.fitness.static import StaticScore
-from darwinc.passes.cull import TARGETS, Cull
+from darwinc.passes.cull import COUNTED, Cull
 from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job, run_pass
 from darwinc.scoring import WEIGHTS_TELL
@@ -58,7 +58,7 @@ def test_a_size_is_counted_in_bits_of_what_is_stored(kind: str, bits: int) -> No
     assert CostModel(channels).terms("bytes").saved(0, 3) == 3 * (54 * bits + 4 * 32)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", COUNTED)
 def test_a_target_out_of_reach_is_refused_with_what_holds(target: str) -> None:
     amount = 100.0 if target == "bytes" else 0.999
     with pytest.raises(Unreachable, match="channels are held by") as refused:

@@ -326,6 +326,23 @@ def test_the_page_says_what_an_engineer_asks() -> None:
         (Target(kind="bytes", asked=250_000, achieved=248_123), "a file of 248.1 kB", "250.0 kB asked"),
         (Target(kind="bytes", asked=250_000), "a file of 250.0 kB asked for", ""),
         (Target(kind="sparsity", asked=0.5), "50 % of the parameters asked for", ""),
+        (
+            Target(kind="latency", asked=0.5, achieved=0.495),
+            "49.5 % of the latency removed",
+            "50 % asked, met to within 1 %",
+        ),
+        (Target(kind="latency", asked=0.5), "50 % of the latency asked for", ""),
+        (
+            Target(kind="max-drop", asked=0.5, achieved=0.4),
+            "the metric fell by 0.4 points",
+            "a drop of at most 0.5 points",
+        ),
+        (
+            Target(kind="max-drop", asked=2, achieved=-0.1),
+            "the metric rose by 0.1 points",
+            "a drop of at most 2 points",
+        ),
+        (Target(kind="max-drop", asked=2), "a drop of at most 2 points asked for", ""),
     ],
 )
 def test_the_target_as_words(target: Target, achieved: str, asked: str) -> None:

@@ -10,6 +10,7 @@ import click
 
 from darwinc.commands.options import data_options, keep_apart, model_argument, output_file, terminal_options
 from darwinc.commands.scoring import scoring_options
+from darwinc.commands.targets import target_options
 from darwinc.commands.training import training_options
 from darwinc.errors import UsageError
 from darwinc.training import Training, leads
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from darwinc.report_schema import Report
     from darwinc.scoring import Scoring
 
-SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 ALIGNMENTS = ("auto", "1", "2", "4", "8", "16", "32")
 
 
@@ -29,19 +29,7 @@ ALIGNMENTS = ("auto", "1", "2", "4", "8", "16", "32")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="OUT.onnx", help="Where the smaller model goes."
 )
-@click.option(
-    "--target-sparsity",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="S",
-    help="Fraction of parameters to remove.",
-)
-@click.option(
-    "--target-macs",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="R",
-    help="Fraction of MACs to remove.",
-)
-@click.option("--target-bytes", metavar="N", help="Bytes that the file may have (suffixes k, M, G).")
+@target_options
 @data_options
 @click.option("--test", metavar="PATH|SPEC", help="Samples on which quality is measured, and nothing else is done.")
 @click.option(
@@ -117,9 +105,7 @@ ALIGNMENTS = ("auto", "1", "2", "4", "8", "16", "32")
 def compress(
     model: Path,
     output: Path | None,
-    target_sparsity: float | None,
-    target_macs: float | None,
-    target_bytes: str | None,
+    target: Target,
     data: str | None,
     labels: str | None,
     preprocess: str | None,
@@ -192,7 +178,7 @@ def compress(
     command = ["darwinc", *sys.argv[1:]]
     result = run(
         model,
-        target=_target(target_sparsity, target_macs, target_bytes),
+        target=target,
         output=output,
         settings=settings,
         terminal=terminal,
@@ -207,25 +193,6 @@ def _check_target(path: Path) -> None:
     from darwinc.graph import check_writable
 
     check_writable(path)
-
-
-def _target(sparsity: float | None, macs: float | None, size: str | None) -> Target:
-    from darwinc.compression import Target
-
-    given = [
-        (kind, value) for kind, value in (("sparsity", sparsity), ("macs", macs), ("bytes", size)) if value is not None
-    ]
-    if len(given) != 1:
-        raise UsageError("Give exactly one target: --target-sparsity, --target-macs or --target-bytes.")
-    kind, value = given[0]
-    return Target(kind, _bytes(value) if isinstance(value, str) else value)
-
-
-def _bytes(text: str) -> float:
-    number, suffix = text.rstrip("kKmMgGbB"), text[len(text.rstrip("kKmMgGbB")) :].lower().rstrip("b")
-    if suffix not in SUFFIXES or not number.replace(".", "", 1).isdigit() or float(number) <= 0:
-        raise UsageError(f"--target-bytes {text!r} is no size; write 250000, 250k or 1.5M.")
-    return float(number) * SUFFIXES[suffix]
 
 
 def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:

@@ -27,3 +27,6 @@ class Fitness(Protocol):
 
     def age(self, units: Indices) -> int:
         """A number that changes whenever a death has changed what these units are worth."""
+
+    def fork(self) -> Fitness:
+        """The same criterion at its present state, on which deaths can be tried; what no death changes is shared."""

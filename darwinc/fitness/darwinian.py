@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from darwinc.fitness.causes import explain
@@ -44,6 +46,14 @@ class DarwinianScore:
     def adapt(self, adaptability: Vector) -> None:
         """Let the adaptability NAS of each unit [count] count, which is 1 for all of them so far."""
         self._adaptability = adaptability
+
+    def fork(self) -> DarwinianScore:
+        """The same score at its present state; matrices are shared until a death replaces them."""
+        twin = copy(self)
+        twin._readers = [copy(state) for state in self._readers]
+        twin._reading = {}
+        twin._index()
+        return twin
 
     def _index(self) -> None:
         self._reading.clear()

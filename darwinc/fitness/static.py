@@ -54,3 +54,7 @@ class StaticScore:
         """Always the same."""
         del units
         return 0
+
+    def fork(self) -> StaticScore:
+        """The same: no death changes it."""
+        return self

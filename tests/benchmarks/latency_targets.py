@@ -20,8 +20,8 @@ from typing import Any
 
 from darwinc import Settings, Target, compress
 from darwinc.errors import DarwincError
-from darwinc.passes.cull import TARGETS
 from darwinc.report_schema import Report
+from darwinc.settings import TARGETS
 from tests.benchmarks.sheet import Sheet, spread, table
 
 EXPORTED = ("mobilenet_v2", "efficientnet_b0", "mnasnet1_0", "resnet50", "shufflenet_v2_x1_0")
