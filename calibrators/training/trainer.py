@@ -16,7 +16,8 @@ from lightning_fabric import Fabric
 
 from darwinc.calibrators.training.checkpoint import Checkpoint
 from darwinc.calibrators.training.feeding import Feeding, TensorBatch
-from darwinc.calibrators.training.objectives import Objective, Tensors
+from darwinc.calibrators.training.judging import Judge, single
+from darwinc.calibrators.training.objectives import Objective
 from darwinc.calibrators.training.optimizing import make_optimizer, optimizer_tensors, restore_optimizer, set_rate
 from darwinc.calibrators.training.progress import Outcome, Progress
 from darwinc.calibrators.training.stopping import StopRequest
@@ -39,8 +40,6 @@ LEAST_BATCH = 8
 COMPILED_STEPS, COMPILED_MINUTES = 500, 3.0
 """A budget of less doesn't pay for a compilation."""
 LONGEST_AVERAGE = 0.999
-ANSWER_BYTES = 256 * 2**20
-"""What the teacher's answers to the validation samples may take."""
 DIVERGED, HIGH_CHECKS = 20.0, 2
 """A loss that is this many times above the first one at so many checks has diverged: one odd batch has not."""
 
@@ -75,7 +74,7 @@ class Trainer:
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         self.student, self.teacher, self.objective = student, teacher, objective
-        self.lessons, self.judges = lessons, judges
+        self.lessons = lessons
         self.training, self.fabric, self.stage = training, fabric, stage
         self.path, self.identity = checkpoint, dict(identity or {})
         self.weights = student.weights()
@@ -89,7 +88,7 @@ class Trainer:
         self._saved = self._shown = self._start
         self._total_steps = self._steps_allowed()
         self._last = torch.tensor(math.nan)
-        self._answers: list[dict[str, torch.Tensor]] = []
+        self.judge = Judge(teacher, objective, judges, fabric)
         self._learn: Forward = lambda feed: cast(dict[str, torch.Tensor], self.module(feed, also=objective.names))
         self._ask: Forward = lambda feed: teacher(feed, also=objective.names)
         self.warnings: list[str] = []
@@ -105,7 +104,7 @@ class Trainer:
         if self.training.resume and self.path is not None and self.path.exists():
             self._restore(self.path)
         else:
-            self.progress.before = self.progress.best = self._evaluate()
+            self.progress.before = self.progress.best = self.judge.score(self.student)
         if not self.progress.ended:
             self._compile()
             self.progress.ended = self._loop()
@@ -199,7 +198,7 @@ class Trainer:
             affordable = progress.asking <= EVALUATION_SHARE * self._elapsed()
             return share * EVALUATIONS >= progress.evaluated + 1 and bool(self._agreed(affordable))
         seen = (self._total_steps or 0) * self.accumulate * self.lessons.batch
-        most = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * seen / max(1, len(self.judges.samples)))))
+        most = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * seen / max(1, len(self.judge.samples.samples)))))
         return share * most >= progress.evaluated + 1
 
     def _agreed(self, value: float) -> float:
@@ -214,7 +213,7 @@ class Trainer:
             with torch.no_grad(), self.fabric.autocast():
                 wanted = self._ask(portion.feed)
             with self.fabric.no_backward_sync(self.module, enabled=place + 1 < len(portions)), self.fabric.autocast():
-                got = _single(self._learn(portion.feed))
+                got = single(self._learn(portion.feed))
                 loss = self.objective.loss(got, wanted, portion.labels) / len(portions)
                 self.fabric.backward(loss)
             total += loss.detach()
@@ -262,7 +261,7 @@ class Trainer:
         progress = self.progress
         start = time.monotonic()
         with self._averaged():
-            score = self._evaluate()
+            score = self.judge.score(self.student)
         progress.asking += time.monotonic() - start
         progress.evaluated += 1
         progress.history.append([progress.step, float(self._last), score[0]])
@@ -283,7 +282,7 @@ class Trainer:
         with torch.no_grad():
             if self.fabric.world_size > 1:
                 for tensor in self.average.values():
-                    tensor.copy_(self._reduced(tensor, "mean"))
+                    tensor.copy_(self.judge.reduced(tensor, "mean"))
             kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
             for name, weight in self.weights.items():
                 weight.copy_(self.average[name])
@@ -291,43 +290,6 @@ class Trainer:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(kept[name])
-
-    @torch.no_grad()
-    def _evaluate(self) -> tuple[float, float]:
-        """The score on the validation samples; not-a-number counts as infinite."""
-        self.student.eval()
-        names = self.objective.names[: len(self.objective.endings)]
-        total, count = torch.zeros(2, dtype=torch.float64), 0
-        for place, portion in enumerate(self.judges.validation()):
-            with self.fabric.autocast():
-                wanted, got = self._expected(place, portion, names), _single(self.student(portion.feed, also=names))
-            total += self.objective.score(got, wanted, portion.labels).double().cpu() * portion.samples
-            count += portion.samples
-        found = self._over_all_ranks(total, count).tolist()
-        first, second = (value if math.isfinite(value) else math.inf for value in found)
-        return first, second
-
-    def _expected(self, place: int, portion: TensorBatch, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The teacher's answers to a validation batch: it is asked once, where they are small."""
-        if place < len(self._answers):
-            return self._answers[place]
-        found = self.teacher(portion.feed, also=names)
-        wanted = _single({name: found[name] for name in names})
-        size = sum(value.numel() * value.element_size() for value in wanted.values())
-        if place == len(self._answers) and size * (place + 1) <= ANSWER_BYTES:
-            self._answers.append(wanted)
-        return wanted
-
-    def _over_all_ranks(self, total: torch.Tensor, count: int) -> torch.Tensor:
-        """The mean of scores [2] whose sums and counts are spread over the processes."""
-        if self.fabric.world_size > 1:
-            sums = torch.cat([total, torch.tensor([float(count)], dtype=torch.float64)]).to(self.fabric.device)
-            sums = self._reduced(sums, "sum").cpu()
-            return sums[:2] / sums[2].clamp_min(1)
-        return total / max(count, 1)
-
-    def _reduced(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
-        return cast(torch.Tensor, self.fabric.all_reduce(tensor, reduce_op=operation))
 
     def _save(self) -> None:
         self._saved = time.monotonic()
@@ -366,11 +328,3 @@ class Trainer:
             else f"give the same command with --resume to go on from {self.path}"
         )
         raise Interrupted(f"Stopped at step {self.progress.step} and no model written; {how}.")
-
-
-def _single(values: Tensors) -> dict[str, torch.Tensor]:
-    """Values in single precision at least, as scores are computed."""
-    return {
-        name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-        for name, value in values.items()
-    }
