@@ -20,7 +20,7 @@ from darwinc.cost import measure
 from darwinc.data import Samples, fitting_batches, open_data
 from darwinc.errors import InvalidData, Unreachable, UsageError
 from darwinc.outcome import describe, peak_memory, settle_target, stamp
-from darwinc.passes.cull import Cull
+from darwinc.passes.adopt import Adopt
 from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job, Pass, PassRun, run_pass
 from darwinc.proving import proof_feeds, prove, prove_twin
@@ -31,8 +31,10 @@ from darwinc.runtime import inputs_of, open_session
 from darwinc.settings import (
     Settings,
     Target,
+    culling_pass,
     device_of,
     judge,
+    raises,
     recovery_passes,
     trains,
     works_without_torch,
@@ -99,15 +101,7 @@ def compress(
     destination = _destination(run.source, output, settings)
     original, released = _read(run)
     job = _job(run, original)
-    cull = Cull(
-        target.kind,
-        target.amount,
-        settings.fitness,
-        settings.align,
-        settings.max_share,
-        settings.protect,
-        settings.only,
-    )
+    cull = culling_pass(settings, target)
     cull.plan(job.original, job.channels)
     recovery = _recovery(settings, job)
     before = measure(job.original, job.channels)
@@ -119,7 +113,7 @@ def compress(
         proof = prove(job, feeds)
     twin = None
     if not settings.dry_run:
-        _perform(run, job, recovery)
+        _perform(run, job, [Adopt(), *recovery] if raises(settings) else recovery)
         if any(entry["accepted"] for entry in job.recovery):
             with _timed(run, "prove recovery"):
                 twin = prove_twin(job, feeds)
@@ -303,6 +297,8 @@ def _recovery(settings: Settings, job: Job) -> list[Pass]:
     Where they inherit, statistics are re-estimated after it, for which it takes data.
     """
     names = settings.recover
+    if names is None and raises(settings):
+        names = ("none",)
     if names is None:
         informed = job.samples is not None or any(node.op_type == "BatchNormalization" for node in job.original.graph)
         names = ("inherit",) if informed else ("none",)

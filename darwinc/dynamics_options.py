@@ -30,7 +30,7 @@ class Dynamics:
         checks: ... where it stays there for so many rounds.
         windows: how often the score is measured while channels are culled in training.
         decay: how much of a channel's fitness a window keeps, F <- decay F + (1 - decay) DS.
-        patience: windows that a channel has to stay below the threshold before it is culled.
+        persistence: windows that a channel has to stay below the threshold before it is culled.
     """
 
     dynamic: str = "replicator"
@@ -42,7 +42,7 @@ class Dynamics:
     checks: int = 3
     windows: int = 20
     decay: float = 0.9
-    patience: int = 3
+    persistence: int = 3
 
     def judge(self) -> None:
         """Refuse what no model could make right.
@@ -62,7 +62,7 @@ class Dynamics:
         for name, value in (("rate", self.rate), ("competition", self.competition)):
             if not value > 0:
                 raise UsageError(f"--{name} was given as {value:g}; give more than 0.")
-        for name, count in (("checks", self.checks), ("windows", self.windows), ("persistence", self.patience)):
+        for name, count in (("checks", self.checks), ("windows", self.windows), ("persistence", self.persistence)):
             if count < 1:
                 raise UsageError(f"--{name} was given as {count}; give at least 1.")
 
@@ -72,11 +72,11 @@ DYNAMICS = Dynamics()
 
 SELECTING = ("dynamic", "evidence", "rate", "mutation", "competition", "extinct", "checks")
 """What `--strategy select` reads."""
-PERSISTING = ("windows", "decay", "patience")
+PERSISTING = ("windows", "decay", "persistence")
 """What culling while training reads."""
 OWN = {"mutation": "mutator", "competition": "lotka-volterra"}
 """Options that one dynamic alone reads."""
-FLAGS = {field.name: f"--{field.name}" for field in fields(Dynamics)} | {"patience": "--persistence"}
+FLAGS = {field.name: f"--{field.name}" for field in fields(Dynamics)}
 
 
 def judge_reading(dynamics: Dynamics, *, selects: bool, persists: bool) -> None:

@@ -38,6 +38,7 @@ def describe(
         "barriers": barrier_rows(job.channels),
         "verify": {"method": "zeroed-original", **proof.as_dict(), "twin": None if twin is None else twin.as_dict()},
         "recovery": job.recovery,
+        "dynamics": job.dynamics,
     }
 
 

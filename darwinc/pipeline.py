@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from darwinc.selection import Selection
 
 
+@dataclass(frozen=True)
+class Grown:
+    """What was learnt while channels died: the original with its trained weights, and the report's entry of it."""
+
+    model: ir.Model
+    entry: dict[str, Any]
+
+
 @dataclass
 class Job:
     """What the passes work on.
@@ -36,6 +44,8 @@ class Job:
         samples: calibration data, or None for data-free mode.
         lessons: all of the data, where something is trained on it.
         held_out: the samples of `lessons` that were never trained on, once something was trained.
+        grown: what survivors learnt while others died, until it is handed over.
+        dynamics: the report's history of that.
         calibration: batches, twin and statistics, made by the first pass that needs them.
     """
 
@@ -52,6 +62,8 @@ class Job:
     calibration: Calibration | None = None
     selection: Selection | None = None
     excision: Excision | None = None
+    grown: Grown | None = None
+    dynamics: dict[str, Any] | None = None
     recovery: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)

@@ -86,12 +86,16 @@ class Cull(Pass):
         fitness = make_fitness(self.fitness, job, stage)
         stage.say("choosing channels")
         selection = select(job.channels, terms, fitness, need, limits, stage.at)
-        for group in job.channels.groups:
-            if group.id in selection.finer:
-                finer = selection.finer[group.id]
-                job.skip(group.id, f"kept a multiple of {finer} channels: {why_finer(limits.align)}")
         job.selection, job.dead = selection, selection.dead
+        tell_of_finer(job, limits)
         return bool(selection.dead.any())
+
+
+def tell_of_finer(job: Job, limits: Limits) -> None:
+    """Name the groups in which alignment had to yield."""
+    finer = {} if job.selection is None else job.selection.finer
+    for group, multiple in finer.items():
+        job.skip(group, f"kept a multiple of {multiple} channels: {why_finer(limits.align)}")
 
 
 def why_finer(align: int) -> str:

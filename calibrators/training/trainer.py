@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 
 from darwinc.calibrators.training.checkpoint import Checkpoint
+from darwinc.calibrators.training.companion import Companion
 from darwinc.calibrators.training.feeding import Feeding, TensorBatch
 from darwinc.calibrators.training.judging import Judge, single
 from darwinc.calibrators.training.objectives import Objective
@@ -57,6 +58,7 @@ class Trainer:
         fabric: devices and precision; launched.
         checkpoint: where the run is kept, or None.
         identity: what the run was asked to do; a checkpoint of another one is refused.
+        companion: what else changes the weights, or None. States count as the best only once it has settled.
     """
 
     def __init__(
@@ -72,11 +74,12 @@ class Trainer:
         stage: Stage,
         checkpoint: Path | None = None,
         identity: Mapping[str, Any] | None = None,
+        companion: Companion | None = None,
     ) -> None:
         self.student, self.teacher, self.objective = student, teacher, objective
         self.lessons = lessons
         self.training, self.fabric, self.stage = training, fabric, stage
-        self.path, self.identity = checkpoint, dict(identity or {})
+        self.path, self.identity, self.companion = checkpoint, dict(identity or {}), companion
         self.weights = student.weights()
         self.accumulate = max(1, min(training.batch, len(lessons.samples)) // lessons.batch)
         self.progress = Progress()
@@ -108,6 +111,8 @@ class Trainer:
         if not self.progress.ended:
             self._compile()
             self.progress.ended = self._loop()
+            if self.companion is not None and not self.companion.settled:
+                self._settle(self.companion)
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self.best[name])
@@ -167,6 +172,7 @@ class Trainer:
                 self._step(list(islice(feeds, self.accumulate)))
                 progress.step += 1
                 self._blend()
+                self._accompany(share)
                 self._show(share)
                 if self._has_diverged():
                     return "divergence"
@@ -179,6 +185,8 @@ class Trainer:
                     return progress.ended
                 if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                     self._save()
+            if self.companion is not None and not self.companion.settled:
+                self._settle(self.companion)
             if not progress.history or progress.history[-1][0] != progress.step:
                 self._select()
             if bool(self._agreed(request.asked)):
@@ -217,6 +225,8 @@ class Trainer:
                 loss = self.objective.loss(got, wanted, portion.labels) / len(portions)
                 self.fabric.backward(loss)
             total += loss.detach()
+        if self.companion is not None:
+            self.companion.observe(self.weights)
         self.wrapped.step()
         self.wrapped.zero_grad()
         # Read by _shows, now and then: reading it at once would make the device wait.
@@ -228,6 +238,26 @@ class Trainer:
         share = 1 - min(LONGEST_AVERAGE, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), share)
+
+    def _accompany(self, share: float) -> None:
+        """Let the companion have its turn, `share` being how much of the budget is used up."""
+        if self.companion is None:
+            return
+        if not self.companion.settled and self._agreed(share >= self.companion.until):
+            self._settle(self.companion)
+        else:
+            self.companion.advance(self.progress.step, share, self.weights, self.average)
+            if self.companion.done:
+                self._settle(self.companion)
+
+    def _settle(self, companion: Companion) -> None:
+        """The companion changes nothing more: what selects starts anew, from the weights as they are."""
+        companion.settle(self.progress.step, self.weights, self.average)
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                self.average[name].copy_(weight)
+        self.progress.best, self.progress.stale = (math.inf, math.inf), 0
+        self._select()
 
     def _show(self, share: float) -> None:
         """Say how it goes, about twice a second."""
@@ -265,6 +295,9 @@ class Trainer:
         progress.asking += time.monotonic() - start
         progress.evaluated += 1
         progress.history.append([progress.step, float(self._last), score[0]])
+        if self.companion is not None and not self.companion.settled:
+            self._save()
+            return
         if score < progress.best:
             progress.best, progress.stale = score, 0
             for name, tensor in self.average.items():
@@ -296,9 +329,12 @@ class Trainer:
         if self.path is None or self.fabric.global_rank != 0:
             return
         notes = asdict(self.progress) | {"seconds": self._elapsed(), "identity": self.identity}
+        population = {}
+        if self.companion is not None:
+            population, notes["companion"] = self.companion.state()
         weights = {name: weight.detach() for name, weight in self.weights.items()}
         state = optimizer_tensors(self.optimizer, self.weights)
-        Checkpoint(weights, self.average, self.best, state, notes).save(self.path)
+        Checkpoint(weights, self.average, self.best, state, population, notes).save(self.path)
 
     def _restore(self, path: Path) -> None:
         found = Checkpoint.load(path, self.fabric.device)
@@ -316,6 +352,9 @@ class Trainer:
                 self.average[name].copy_(found.average[name])
                 self.best[name].copy_(found.best[name])
         restore_optimizer(self.optimizer, self.weights, found.optimizer)
+        told = found.notes.pop("companion", None)
+        if self.companion is not None:
+            self.companion.restore(found.population, told)
         notes = found.notes | {key: tuple(found.notes[key]) for key in ("before", "best")}
         self.progress = Progress(**notes)
         self._start = time.monotonic()
