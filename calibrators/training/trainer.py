@@ -257,6 +257,7 @@ class Trainer:
             for name, weight in self.weights.items():
                 self.average[name].copy_(weight)
         self.progress.best, self.progress.stale = (math.inf, math.inf), 0
+        self.progress.first_loss, self.progress.high = math.nan, 0
         self._select()
 
     def _show(self, share: float) -> None:
@@ -278,11 +279,14 @@ class Trainer:
         the first one says.
         """
         progress = self.progress
-        if progress.step == 1:
+        if math.isnan(progress.first_loss):
             progress.first_loss = float(self._last)
         if progress.step > 1 and progress.step % STEPS_TO_AGREE:
             return False
         loss = self._agreed(float(self._last))
+        if self.companion is not None and not self.companion.settled:
+            # What channels cost that die is no divergence.
+            return not math.isfinite(loss)
         progress.high = progress.high + 1 if loss > DIVERGED * max(progress.first_loss, 1e-3) else 0
         return not math.isfinite(loss) or progress.high >= HIGH_CHECKS
 
