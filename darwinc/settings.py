@@ -16,7 +16,7 @@ from darwinc.passes.distill import Distill
 from darwinc.passes.finetune import Finetune
 from darwinc.passes.inherit import Inherit
 from darwinc.passes.recalibrate import Recalibrate
-from darwinc.passes.select import Select
+from darwinc.passes.select import Persist, Select
 from darwinc.pipeline import Pass
 from darwinc.preprocess_notes import FROM_MODEL, read_spec
 from darwinc.training import TRAINING, Training, judge_loss, parse_outputs
@@ -210,7 +210,8 @@ def culling_pass(settings: Settings, target: Target) -> Cull:
             settings.protect,
             settings.only,
         )
-    return Select(
+    kind = Select if selects(settings) else Persist
+    return kind(
         target.kind,
         target.amount,
         settings.fitness,

@@ -40,7 +40,7 @@ class Raised(Cull):
     outputs: str = ""
 
     @abstractmethod
-    def ecology(self, job: Job, course: Course, populations: Populations, demand: Demand) -> Ecology:
+    def ecology(self, course: Course, populations: Populations, demand: Demand) -> Ecology:
         """How the units compete."""
 
     def run(self, job: Job, stage: Stage) -> bool:
@@ -63,7 +63,7 @@ class Raised(Cull):
             self.training,
             parse_outputs(self.outputs),
             learning.objective,
-            lambda course, populations: self.ecology(job, course, populations, demand),
+            lambda course, populations: self.ecology(course, populations, demand),
             demand,
             options=asdict(self),
         )
@@ -75,7 +75,7 @@ class Raised(Cull):
 class Select(Raised):
     """Let channels compete by selection dynamics while the network trains; survivors' masses become weights."""
 
-    def ecology(self, job: Job, course: Course, populations: Populations, demand: Demand) -> Ecology:
+    def ecology(self, course: Course, populations: Populations, demand: Demand) -> Ecology:
         from darwinc.calibrators.training.masses import Masses
         from darwinc.calibrators.training.raising import Glance
 
@@ -85,3 +85,18 @@ class Select(Raised):
         overlap = self.dynamics.dynamic == "lotka-volterra"
         glance = Glance(course, populations, gradients=not gradient, overlap=overlap)
         return Masses(populations, demand, self.dynamics, glance, gradient=gradient)
+
+
+@dataclass(frozen=True)
+class Persist(Raised):
+    """Cull channels while the network trains: those that are found unfit again and again leave."""
+
+    @property
+    def name(self) -> str:
+        return "cull"
+
+    def ecology(self, course: Course, populations: Populations, demand: Demand) -> Ecology:
+        from darwinc.calibrators.training.persistence import Persistence
+        from darwinc.calibrators.training.raising import Measuring
+
+        return Persistence(populations, demand, self.dynamics, Measuring(course))

@@ -93,8 +93,6 @@ class Ecology(ABC):
 
     def settle(self, step: int, weights: Weights, average: Weights) -> None:
         """What the demand still lacks is chosen by value, under alignment; what alignment keeps may live again."""
-        for number, place in zip(self.populations.numbers, self.populations.slices(), strict=True):
-            self.demand.terms.remove(number, -int(np.count_nonzero(~self.alive[place])))
         died = ~self.alive
         self._choose()
         self.died_alone = int(np.count_nonzero(died & ~self.alive))
@@ -104,7 +102,15 @@ class Ecology(ABC):
         self._hold(weights, average)
 
     def _choose(self) -> None:
-        """The final choice, by values alone: units without one count as typical."""
+        """Let the choice by value be the final one."""
+        self._charge(-1)
+        self.selection = self.choice()
+        self.alive = ~self.selection.dead[self.populations.units]
+        self._charge(1)
+        self.settled, self._masks = True, {}
+
+    def choice(self) -> Selection:
+        """Who would go if the demand were to be met now, by values alone; units without one count as typical."""
         terms, channels = self.demand.terms, self.demand.channels
         typical = float(self.values.mean()) if self.comparable else 1.0
         scores = {int(unit): typical for group in channels.groups for unit in group.units}
@@ -112,8 +118,14 @@ class Ecology(ABC):
         groups = [group.units for group in channels.groups]
         groups = [np.concatenate(groups)] if self.comparable else groups
         chosen = select(channels, terms, StaticScore(scores, groups), self.demand.need, self.demand.limits)
-        self.alive, self.selection = ~chosen.dead[self.populations.units], chosen
-        self.settled, self._masks = True, {}
+        for number, group in enumerate(channels.groups):
+            terms.remove(number, -int(np.count_nonzero(chosen.dead[group.units])))
+        return chosen
+
+    def _charge(self, sign: int) -> None:
+        """Take the dead out of the terms, or bring them back into them."""
+        for number, place in zip(self.populations.numbers, self.populations.slices(), strict=True):
+            self.demand.terms.remove(number, sign * int(np.count_nonzero(~self.alive[place])))
 
     def _bury(self, step: int, dying: Iterable[int]) -> None:
         """Let units die in this order, until the demand is met or a group is as small as it may be."""
@@ -187,8 +199,6 @@ class Ecology(ABC):
         self.recorded = [(step, alive, rows) for step, alive, rows in notes["recorded"]]
         self.died_alone = int(notes["died_alone"])
         self.alive = found["alive"].astype(np.bool_)
+        self._charge(1)
         if notes["settled"]:
             self._choose()
-            return
-        for number, place in zip(self.populations.numbers, self.populations.slices(), strict=True):
-            self.demand.terms.remove(number, int(np.count_nonzero(~self.alive[place])))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from darwinc.calibrators.populations import Populations, find_populations
+from darwinc.calibrators.statistics import gather
 from darwinc.calibrators.training.course import Course
 from darwinc.calibrators.training.ecology import Demand, Ecology
 from darwinc.calibrators.training.objectives import Objective
@@ -17,6 +18,7 @@ from darwinc.calibrators.vitality import Vitality, look
 from darwinc.channels import Mask
 from darwinc.console import Stage
 from darwinc.errors import Unreachable
+from darwinc.fitness.darwinian import DarwinianScore
 from darwinc.passes.excise import excise
 from darwinc.pipeline import Grown, Job
 from darwinc.torch_graph import TorchGraph
@@ -24,6 +26,10 @@ from darwinc.training import Training
 
 BATCHES = 2
 """How many batches of the training samples one look takes."""
+SCORED = 512
+"""How many samples the score is measured on in a window."""
+
+Found = TypeVar("Found")
 
 
 def raise_survivors(
@@ -70,7 +76,8 @@ def raise_survivors(
     died = int(np.count_nonzero(ecology.extinct >= 0))
     entry["notes"] = [
         *entry["notes"],
-        f"{ecology.died_alone} of {died} channels died of themselves, {died - ecology.died_alone} were culled in the end",
+        f"{ecology.died_alone} of {died} channels died while the network trained, {died - ecology.died_alone} were "
+        "culled in the end",
     ]
     entry |= {"error_before": scores[0][0], "error_after": scores[1][0], "accepted": scores[1] < scores[0]}
     job.grown = Grown(model, entry)
@@ -84,22 +91,57 @@ def _anyone(demand: Demand) -> Mask:
     return dead
 
 
-class Glance:
-    """Looks at the student, on a few batches of what it learns from; every process sees what the first one does."""
+class _Mirror:
+    """A twin of which every value can be seen, with the weights that the student has now.
 
-    def __init__(self, course: Course, populations: Populations, *, gradients: bool, overlap: bool) -> None:
-        self.course, self.populations = course, populations
-        self.gradients, self.overlap = gradients, overlap
+    It runs on a few batches of what the student learns from; every process sees what the first one does.
+    """
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
         self.twin = TorchGraph(course.model, device=course.job.device)
 
-    def __call__(self, number: int) -> Vitality:
-        course, seed = self.course, self.course.job.seed + number
-        weights = course.student.weights()
+    def follow(self) -> None:
+        """Take over the student's weights."""
+        weights = self.course.student.weights()
         with torch.no_grad():
             for name, weight in self.twin.weights().items():
                 weight.copy_(weights[name])
-        feeds = (course.lessons[BATCHES * number + place].feed for place in range(BATCHES))
-        found = look(self.twin, self.populations, feeds, seed=seed, gradients=self.gradients, overlap=self.overlap)
-        if course.fabric.world_size > 1:
-            found = course.fabric.broadcast(found)
-        return found
+
+    def feeds(self, number: int, count: int) -> Iterator[dict[str, torch.Tensor]]:
+        """The batches of look `number`."""
+        return (self.course.lessons[count * number + place].feed for place in range(count))
+
+    def agreed(self, found: Found) -> Found:
+        """What the first process found."""
+        fabric = self.course.fabric
+        return fabric.broadcast(found) if fabric.world_size > 1 else found
+
+
+class Glance(_Mirror):
+    """Looks at what units are worth and how much they say the same, by the number of the look."""
+
+    def __init__(self, course: Course, populations: Populations, *, gradients: bool, overlap: bool) -> None:
+        super().__init__(course)
+        self.populations, self.gradients, self.overlap = populations, gradients, overlap
+
+    def __call__(self, number: int) -> Vitality:
+        self.follow()
+        feeds, seed = self.feeds(number, BATCHES), self.course.job.seed + number
+        return self.agreed(
+            look(self.twin, self.populations, feeds, seed=seed, gradients=self.gradients, overlap=self.overlap)
+        )
+
+
+class Measuring(_Mirror):
+    """The Darwinian Score of the student as it is, by the number of the window."""
+
+    def __call__(self, number: int) -> DarwinianScore:
+        self.follow()
+        course = self.course
+        count = max(1, min(-(-SCORED // course.lessons.batch), course.lessons.steps_per_epoch))
+        channels, seed = course.job.channels, course.job.seed + number
+        found = gather(self.twin, channels, self.feeds(number, count), rung="data", seed=seed)
+        score = DarwinianScore(self.agreed([part for parts in found.readers.values() for part in parts]))
+        score.assign(channels.owners)
+        return score

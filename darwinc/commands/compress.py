@@ -51,9 +51,9 @@ FITNESS = ("darwin", "taylor", "l1", "l2", "random")
     type=click.Choice(STRATEGIES),
     default="cull",
     show_default=True,
-    help="cull: the least fit go, at once, or while the network trains where a budget (--steps, --epochs, --minutes) is "
-    "given and --recover names neither distill nor finetune, whose budget it is otherwise. select: selection dynamics "
-    "while the network trains.",
+    help="cull: the least fit go, at once; or while the network trains, where a budget (--steps, --epochs, --minutes) "
+    "is given and --recover names neither distill nor finetune, whose budget it is otherwise. select: selection "
+    "dynamics while the network trains.",
 )
 @click.option(
     "--fitness", type=click.Choice(FITNESS), default="darwin", show_default=True, help="What makes a channel fit."
