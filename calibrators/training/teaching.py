@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -277,4 +278,5 @@ def _identity(job: Job, name: str, options: Mapping[str, Any]) -> dict[str, Any]
     asked = {**options, "training": training}
     dead = hashlib.sha256(np.packbits(job.dead).tobytes()).hexdigest()
     lessons = len(job.lessons) if job.lessons is not None else 0
-    return {"pass": name, "seed": job.seed, "dead": dead, "samples": lessons, "options": asked}
+    found = {"pass": name, "seed": job.seed, "dead": dead, "samples": lessons, "options": asked}
+    return cast(dict[str, Any], json.loads(json.dumps(found)))

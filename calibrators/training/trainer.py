@@ -243,12 +243,11 @@ class Trainer:
         """Let the companion have its turn, `share` being how much of the budget is used up."""
         if self.companion is None:
             return
-        if not self.companion.settled and self._agreed(share >= self.companion.until):
-            self._settle(self.companion)
-        else:
+        late = not self.companion.settled and bool(self._agreed(share >= self.companion.until))
+        if not late:
             self.companion.advance(self.progress.step, share, self.weights, self.average)
-            if self.companion.done:
-                self._settle(self.companion)
+        if not self.companion.settled and (late or self.companion.done):
+            self._settle(self.companion)
 
     def _settle(self, companion: Companion) -> None:
         """The companion changes nothing more: what selects starts anew, from the weights as they are."""
