@@ -61,7 +61,7 @@ def deviations(fitness: Vector) -> Vector:
     spread = float(fitness.std())
     if not math.isfinite(spread) or spread <= 1e-12 * float(np.abs(fitness).max(initial=0.0)):
         return np.zeros(len(fitness))
-    return np.clip((fitness - fitness.mean()) / spread, -FARTHEST, FARTHEST)
+    return np.asarray(np.clip((fitness - fitness.mean()) / spread, -FARTHEST, FARTHEST))
 
 
 def extinction_time(mass: float, extinct: float, gap: float) -> float:

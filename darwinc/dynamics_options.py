@@ -11,7 +11,7 @@ KINDS = {
     "mutator": "the same, with a share of the mass spread evenly, annealed to zero",
     "lotka-volterra": "channels that say the same compete for one place",
 }
-EVIDENCE = ("auto", "gradient", "curvature")
+EVIDENCE = ("curvature", "gradient")
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Dynamics:
 
     Attributes:
         dynamic: one of `KINDS`.
-        evidence: what fitness is read from: gradient, -dL/dm averaged over steps, which takes labels to mean anything;
-            curvature, 1/2 E(sum z g)^2 of the divergence from oneself; auto is gradient with labels, else curvature.
+        evidence: what fitness is read from: curvature, the logarithm of 1/2 E(sum z g)^2 of the divergence from
+            oneself; or gradient, -dL/dm averaged over steps, which is all but noise where training has converged.
         rate: what a channel one deviation fitter than its group's mean gains in a round, as an exponent; 100 rounds
             make up the time in which channels compete.
         mutation: the share of its mass that every channel gives to all, at first; `mutator` alone reads it.
@@ -34,7 +34,7 @@ class Dynamics:
     """
 
     dynamic: str = "replicator"
-    evidence: str = "auto"
+    evidence: str = "curvature"
     rate: float = 0.1
     mutation: float = 0.02
     competition: float = 0.5

@@ -79,9 +79,7 @@ class Select(Raised):
         from darwinc.calibrators.training.masses import Masses
         from darwinc.calibrators.training.raising import Glance
 
-        evidence = self.dynamics.evidence
-        labelled = course.objective.supervision is not None
-        gradient = evidence == "gradient" or (evidence == "auto" and labelled)
+        gradient = self.dynamics.evidence == "gradient"
         overlap = self.dynamics.dynamic == "lotka-volterra"
         glance = Glance(course, populations, gradients=not gradient, overlap=overlap)
         return Masses(populations, demand, self.dynamics, glance, gradient=gradient)

@@ -132,7 +132,7 @@ def test_the_pull_is_the_derivative_by_the_mass(text: str) -> None:
             environment.update(zip(step.outputs, twin.run(step, environment), strict=False))
         return environment["y"].square().sum()
 
-    loss().backward()
+    torch.autograd.backward(loss())
     pull = populations.pull(twin.weights())
     for unit in (0, len(populations) // 2, len(populations) - 1):
         factors, found = np.ones(len(populations)), []

@@ -42,7 +42,8 @@ def raised(folder: Path, settings: Settings = SELECT, *, text: str = CLASSIFIER,
 def labels(text: str = CLASSIFIER) -> Array:
     """What the untrained network itself says of the samples: a labelling that it can learn."""
     session = onnxruntime.InferenceSession(build(text).SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"x": images(240, 3, 8, 8)})[0]).argmax(1)
+    found: Array = np.asarray(session.run(None, {"x": images(240, 3, 8, 8)})[0]).argmax(1)
+    return found
 
 
 def check(result: Result, name: str, kind: str) -> Any:
@@ -82,19 +83,24 @@ def check_history(report: Report, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["replicator", "mutator", "lotka-volterra"])
 @pytest.mark.parametrize("labelled", [False, True])
 def test_selection_ends_in_a_smaller_network(tmp_path: Path, kind: str, labelled: bool) -> None:
-    arrays = {"y": labels()} if labelled else {}
-    found = check(raised(tmp_path, replace(SELECT, dynamics=Dynamics(dynamic=kind)), **arrays), "select", kind)
+    settings = replace(SELECT, dynamics=Dynamics(dynamic=kind))
+    found = check(raised(tmp_path, settings, y=labels()) if labelled else raised(tmp_path, settings), "select", kind)
     assert found.training.steps == 80
     assert found.measure == ("top-1 error" if labelled else "divergence")
 
 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_culling_while_training_ends_in_a_smaller_network(tmp_path: Path, labelled: bool) -> None:
-    result = raised(tmp_path, CULL, **({"y": labels()} if labelled else {}))
+    result = raised(tmp_path, CULL, y=labels()) if labelled else raised(tmp_path, CULL)
     found = check(result, "cull", "persistence")
     assert not found.notes[-1].startswith("0 of")
     assert result.report.dynamics is not None
     assert len(set(result.report.dynamics.alive)) > 2
+
+
+def test_gradients_may_decide(tmp_path: Path) -> None:
+    settings = replace(SELECT, dynamics=Dynamics(evidence="gradient"))
+    check(raised(tmp_path, settings, y=labels()), "select", "replicator")
 
 
 def test_networks_without_normalisation_compete_too(tmp_path: Path) -> None:
@@ -179,7 +185,7 @@ def test_recovery_goes_on_from_what_was_learnt(tmp_path: Path) -> None:
 def test_the_command_line_selects_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shell = Shell(tmp_path, capsys)
     save_data(tmp_path / "data.npz", {"x": images(160, 3, 8, 8)})
-    common = [
+    common: list[str | Path] = [
         "compress", shell.model, "-o", tmp_path / "out.onnx", "--target-sparsity", "0.5", "--align", "1", "--data",
         shell.data, "--batch", "32", "--bench-seconds", "0", "--device", "cpu", "--report", tmp_path / "r.json",
     ]  # fmt: skip

@@ -35,6 +35,9 @@ class Companion(Protocol):
     def settle(self, step: int, weights: Weights, average: Weights) -> None:
         """Decide what is still open."""
 
+    def hold(self, *tensors: Weights) -> None:
+        """Keep what is gone from coming back, in place."""
+
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and notes from which `restore` goes on; the notes as JSON gives them back."""
 

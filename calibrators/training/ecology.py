@@ -89,7 +89,7 @@ class Ecology(ABC):
             every = -(-self.rounds // MOST_RECORDED)
             if int(now) // every > int(now - elapsed) // every:
                 self._record(step)
-        self._hold(weights, average)
+        self.hold(weights, average)
 
     def settle(self, step: int, weights: Weights, average: Weights) -> None:
         """What the demand still lacks is chosen by value, under alignment; what alignment keeps may live again."""
@@ -99,7 +99,7 @@ class Ecology(ABC):
         self.extinct[~self.alive & ~died] = step
         self.extinct[self.alive] = -1
         self._record(step)
-        self._hold(weights, average)
+        self.hold(weights, average)
 
     def _choose(self) -> None:
         """Let the choice by value be the final one."""
@@ -146,7 +146,7 @@ class Ecology(ABC):
             self._masks = {}
         self.done = self.saved >= demand.need - short
 
-    def _hold(self, *tensors: Weights) -> None:
+    def hold(self, *tensors: Weights) -> None:
         """The columns of the dead are zero, whatever the optimiser did."""
         if self.alive.all():
             return

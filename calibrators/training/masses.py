@@ -19,6 +19,8 @@ from darwinc.fitness.statistics import Vector
 ROUNDS = 100
 ROUNDS_A_LOOK = 5
 """How many rounds go by what one look at the network found."""
+FAINTEST = 1e-6
+"""A curvature counts as at least this share of the largest one."""
 LEAST = 1e-9
 """A mass that no rounding makes zero."""
 
@@ -52,11 +54,14 @@ class Masses(Ecology):
             self.pulled += 1
 
     def fitness(self) -> Vector:
-        """-dL/dm, averaged over the steps of a round, or the curvature of what each unit says now [U]."""
-        masses = np.maximum(self.values, LEAST)
+        """-dL/dm, averaged over the steps of a round, or the logarithm of the curvature of what each unit says [U].
+
+        Curvatures lie orders of magnitude apart: by themselves the few largest would take all the mass at once.
+        """
         if not self.gradient:
-            return self.seen.curvature
-        found = self.pulls.numpy() / max(self.pulled, 1) / masses
+            curvature = self.seen.curvature
+            return np.asarray(np.log(np.maximum(curvature, FAINTEST * curvature.max(initial=0.0) + 1e-300)))
+        found = self.pulls.numpy() / max(self.pulled, 1) / np.maximum(self.values, LEAST)
         self.pulls, self.pulled = torch.zeros_like(self.pulls), 0
         return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
 

@@ -141,7 +141,8 @@ class Measuring(_Mirror):
         course = self.course
         count = max(1, min(-(-SCORED // course.lessons.batch), course.lessons.steps_per_epoch))
         channels, seed = course.job.channels, course.job.seed + number
-        found = gather(self.twin, channels, self.feeds(number, count), rung="data", seed=seed)
+        feeds = ({name: tensor.cpu().numpy() for name, tensor in feed.items()} for feed in self.feeds(number, count))
+        found = gather(self.twin, channels, feeds, rung="data", seed=seed)
         score = DarwinianScore(self.agreed([part for parts in found.readers.values() for part in parts]))
         score.assign(channels.owners)
         return score

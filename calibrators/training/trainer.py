@@ -113,9 +113,7 @@ class Trainer:
             self.progress.ended = self._loop()
             if self.companion is not None and not self.companion.settled:
                 self._settle(self.companion)
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(self.best[name])
+        self._set(self.best)
         self.student.eval()
         done = self.progress
         done.seconds, self._start = self._elapsed(), time.monotonic()
@@ -250,14 +248,31 @@ class Trainer:
             self._settle(self.companion)
 
     def _settle(self, companion: Companion) -> None:
-        """The companion changes nothing more: what selects starts anew, from the weights as they are."""
+        """The companion changes nothing more, and what selects starts anew, from the better of two states.
+
+        Those are the weights as they are, and those that training began with; both without what is gone.
+        """
         companion.settle(self.progress.step, self.weights, self.average)
         with torch.no_grad():
+            raised = {name: weight.detach().clone() for name, weight in self.weights.items()}
+            score = self.judge.score(self.student)
+            self._set(self.best)
+            companion.hold(self.weights)
+            if self.judge.score(self.student) < score:
+                self.optimizer.state.clear()
+            else:
+                self._set(raised)
             for name, weight in self.weights.items():
                 self.average[name].copy_(weight)
         self.progress.best, self.progress.stale = (math.inf, math.inf), 0
         self.progress.first_loss, self.progress.high = math.nan, 0
         self._select()
+
+    @torch.no_grad()
+    def _set(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Let the student's weights be these."""
+        for name, weight in self.weights.items():
+            weight.copy_(state[name])
 
     def _show(self, share: float) -> None:
         """Say how it goes, about twice a second."""
@@ -320,19 +335,16 @@ class Trainer:
                 for tensor in self.average.values():
                     tensor.copy_(self.judge.reduced(tensor, "mean"))
             kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
-            for name, weight in self.weights.items():
-                weight.copy_(self.average[name])
+        self._set(self.average)
         yield
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(kept[name])
+        self._set(kept)
 
     def _save(self) -> None:
         self._saved = time.monotonic()
         if self.path is None or self.fabric.global_rank != 0:
             return
         notes = asdict(self.progress) | {"seconds": self._elapsed(), "identity": self.identity}
-        population = {}
+        population: dict[str, torch.Tensor] = {}
         if self.companion is not None:
             population, notes["companion"] = self.companion.state()
         weights = {name: weight.detach() for name, weight in self.weights.items()}

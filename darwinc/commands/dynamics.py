@@ -27,7 +27,7 @@ OPTIONS = (
         type=click.Choice(EVIDENCE),
         default=DYNAMICS.evidence,
         show_default=True,
-        help="Of select: what fitness is read from; auto is gradient with labels, else curvature.",
+        help="Of select: what fitness is read from.",
     ),
     click.option(
         "--rate",
