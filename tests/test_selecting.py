@@ -93,7 +93,7 @@ def test_selection_ends_in_a_smaller_network(tmp_path: Path, kind: str, labelled
 def test_culling_while_training_ends_in_a_smaller_network(tmp_path: Path, labelled: bool) -> None:
     result = raised(tmp_path, CULL, y=labels()) if labelled else raised(tmp_path, CULL)
     found = check(result, "cull", "persistence")
-    assert not found.notes[-1].startswith("0 of")
+    assert not found.notes[-2].startswith("0 of")
     assert result.report.dynamics is not None
     assert len(set(result.report.dynamics.alive)) > 2
 

@@ -20,7 +20,7 @@ ROUNDS = 100
 ROUNDS_A_LOOK = 5
 """How many rounds go by what one look at the network found."""
 FAINTEST = 1e-6
-"""A curvature counts as at least this share of the largest one."""
+"""A curvature counts as at least this share of the largest one of its group."""
 LEAST = 1e-9
 """A mass that no rounding makes zero."""
 
@@ -54,13 +54,9 @@ class Masses(Ecology):
             self.pulled += 1
 
     def fitness(self) -> Vector:
-        """-dL/dm, averaged over the steps of a round, or the logarithm of the curvature of what each unit says [U].
-
-        Curvatures lie orders of magnitude apart: by themselves the few largest would take all the mass at once.
-        """
+        """-dL/dm, averaged over the steps of a round, or the curvature of what each unit says [U]."""
         if not self.gradient:
-            curvature = self.seen.curvature
-            return np.asarray(np.log(np.maximum(curvature, FAINTEST * curvature.max(initial=0.0) + 1e-300)))
+            return self.seen.curvature
         found = self.pulls.numpy() / max(self.pulled, 1) / np.maximum(self.values, LEAST)
         self.pulls, self.pulled = torch.zeros_like(self.pulls), 0
         return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
@@ -83,7 +79,7 @@ class Masses(Ecology):
             self.looked, self.seen = number, self.look(number)
 
     def _grown(self, index: int, places: Any, masses: Vector, fitness: Vector, elapsed: float) -> Vector:
-        options, scaled = self.options, deviations(fitness)
+        options, scaled = self.options, deviations(fitness if self.gradient else _logarithms(fitness))
         rate = options.rate * elapsed
         if self.kind == "lotka-volterra":
             overlap = self.seen.overlap[index][np.ix_(places, places)]
@@ -119,3 +115,9 @@ class Masses(Ecology):
             if f"overlap/{index}" in tensors
         ]
         self.seen = Vitality(tensors["curvature"].cpu().numpy(), overlap)
+
+
+def _logarithms(curvature: Vector) -> Vector:
+    """Of a group [U]. Curvatures lie orders of magnitude apart: the few largest would take all the mass at once."""
+    found = np.nan_to_num(curvature, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.asarray(np.log(np.maximum(found, FAINTEST * found.max(initial=0.0) + 1e-300)))

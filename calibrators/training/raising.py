@@ -78,6 +78,8 @@ def raise_survivors(
         *entry["notes"],
         f"{ecology.died_alone} of {died} channels died while the network trained, {died - ecology.died_alone} were "
         "culled in the end",
+        "survivors trained on from "
+        + ("the original's weights" if trainer.progress.began_anew else "the weights that competition left"),
     ]
     entry |= {"error_before": scores[0][0], "error_after": scores[1][0], "accepted": scores[1] < scores[0]}
     job.grown = Grown(model, entry)

@@ -258,7 +258,8 @@ class Trainer:
             score = self.judge.score(self.student)
             self._set(self.best)
             companion.hold(self.weights)
-            if self.judge.score(self.student) < score:
+            self.progress.began_anew = self.judge.score(self.student) < score
+            if self.progress.began_anew:
                 self.optimizer.state.clear()
             else:
                 self._set(raised)
