@@ -328,7 +328,8 @@ def test_steps_are_relative_to_a_tensors_size_and_follow_a_cosine() -> None:
     ("settings", "said"),
     [
         (Settings(recover=("distill",)), "give --data"),
-        (Settings(training=Training(epochs=3.0)), "--epochs was given, but nothing is trained"),
+        (Settings(training=Training(epochs=3.0)), "--strategy cull with a budget takes samples to train on; give --data"),
+        (Settings(training=Training(run_dir="run")), "--run-dir was given, but nothing is trained"),
         (Settings(recover=("distill",), data="x.npz", loss="binary"), "distill reads no labels"),
         (Settings(recover=("finetune",), data="x.npz", loss="entropy"), "choose from auto, cross-entropy"),
         (Settings(recover=("finetune",), data="x.npz", loss="no.module:f"), "can't be imported"),
