@@ -15,11 +15,13 @@ import onnx_ir as ir
 from darwinc import graph
 from darwinc.benchmark import compare as compare_latency
 from darwinc.channels import analyse
+from darwinc.choosing import chooser
 from darwinc.console import Stage, Terminal
 from darwinc.cost import measure
 from darwinc.data import Samples, fitting_batches, open_data
 from darwinc.errors import InvalidData, Unreachable, UsageError
 from darwinc.outcome import describe, peak_memory, settle_target, stamp
+from darwinc.passes.adopt import Adopt
 from darwinc.passes.cull import Cull
 from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job, Pass, PassRun, run_pass
@@ -29,7 +31,6 @@ from darwinc.report import build_report, file_info
 from darwinc.report_schema import Report
 from darwinc.runtime import inputs_of, open_session
 from darwinc.scoring import Scoring
-from darwinc.searching import chooser
 from darwinc.searching.drop import MOST_VALIDATION, drop_of, hold_out
 from darwinc.searching.latency import better_widths
 from darwinc.settings import (
@@ -37,6 +38,7 @@ from darwinc.settings import (
     Target,
     device_of,
     judge,
+    raises,
     recovery_passes,
     trains,
     works_without_torch,
@@ -115,7 +117,7 @@ def compress(
         proof = prove(job, feeds)
     twin = None
     if not settings.dry_run:
-        _perform(run, job, recovery)
+        _perform(run, job, [Adopt(), *recovery] if raises(settings) else recovery)
         if any(entry["accepted"] for entry in job.recovery):
             with _timed(run, "prove recovery"):
                 twin = prove_twin(job, feeds)
@@ -318,6 +320,8 @@ def _recovery(settings: Settings, job: Job) -> list[Pass]:
     Where they inherit, statistics are re-estimated after it, for which it takes data.
     """
     names = settings.recover
+    if names is None and raises(settings):
+        names = ("none",)
     if names is None:
         informed = job.samples is not None or any(node.op_type == "BatchNormalization" for node in job.original.graph)
         names = ("inherit",) if informed else ("none",)

@@ -43,6 +43,7 @@ def describe(
         "recovery": job.recovery,
         "search": job.search,
         "latency_model": foreseen(job),
+        "dynamics": job.dynamics,
     }
 
 

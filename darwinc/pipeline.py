@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from darwinc.selection import Selection
 
 
+@dataclass(frozen=True)
+class Grown:
+    """What was learnt while channels died: the original with its trained weights, and the report's entry of it."""
+
+    model: ir.Model
+    entry: dict[str, Any]
+
+
 @dataclass
 class Job:
     """What the passes work on.
@@ -40,6 +48,8 @@ class Job:
         validation: samples that a search judges by, and that nothing is calibrated or trained on.
         timing: the latency model of the original, where one was measured.
         search: what a search tried, as rows of the report.
+        grown: what survivors learnt while others died, until it is handed over.
+        dynamics: the report's history of that.
         calibration: batches, twin and statistics, made by the first pass that needs them.
     """
 
@@ -59,6 +69,8 @@ class Job:
     calibration: Calibration | None = None
     selection: Selection | None = None
     excision: Excision | None = None
+    grown: Grown | None = None
+    dynamics: dict[str, Any] | None = None
     recovery: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from darwinc.dynamics_options import DYNAMICS, Dynamics, judge_reading
 from darwinc.errors import UsageError
 from darwinc.graph import check_folder
 from darwinc.passes.cull import COUNTED
@@ -30,6 +31,10 @@ TARGETS = {**COUNTED, "latency": "fraction of latency", "max-drop": "points of t
 TRAINED = ("distill", "finetune")
 """The recoveries that train."""
 MOST_POINTS = 100.0
+STRATEGIES = {
+    "cull": "the least fit go; at once, or while the network trains where a budget is given",
+    "select": "masses grow and shrink while the network trains, and what is extinct goes",
+}
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,12 @@ class Settings:
         data: calibration data (`darwinc.data.open_data`), or None for data-free mode.
         labels, preprocess: where the data needs them.
         test: labelled samples on which quality is measured and nothing else is done.
+        strategy: one of `STRATEGIES`.
+        dynamics: how channels compete while the network trains.
         fitness, align, max_share, protect, only: see `passes.cull.Cull`.
         scoring: options of the `darwin` fitness.
         recover: `none`, or some of `RECOVERIES` in order; None chooses.
-        training: budget and options of `distill` and `finetune`.
+        training: budget and options of what trains: `distill` and `finetune`, or the competition.
         loss: what `finetune` minimises (`passes.finetune.Finetune`).
         outputs: what outputs are, NAME=KIND,...; inferred where it isn't said.
         device: auto, cpu or cuda[:N].
@@ -66,6 +73,8 @@ class Settings:
     labels: str | None = None
     preprocess: str | None = None
     test: str | None = None
+    strategy: str = "cull"
+    dynamics: Dynamics = DYNAMICS
     fitness: str = "darwin"
     align: int = 0
     max_share: float = 0.9
@@ -98,6 +107,12 @@ def judge(settings: Settings, target: Target) -> None:
     if target.kind == "max-drop" and settings.data is None:
         raise UsageError("--max-drop takes samples on which the drop is measured; give --data.")
     settings.scoring.judge(settings.fitness)
+    _known("strategy", settings.strategy, STRATEGIES)
+    if raises(settings) and target.kind not in COUNTED:
+        raise UsageError(
+            f"The target {target.kind} is searched for, which can't be done while the network trains; use the "
+            "train-free --strategy cull, or a target of parameters, MACs or bytes."
+        )
     recover = settings.recover or ()
     for name in recover:
         _known("recovery", name, ("none", *RECOVERIES))
@@ -106,12 +121,19 @@ def judge(settings: Settings, target: Target) -> None:
     if "none" in recover and len(recover) > 1:
         raise UsageError("--recover none stands alone: it means that the weights stay as they are.")
     if trains(settings) and settings.data is None:
-        raise UsageError(f"--recover {','.join(recover)} takes samples to train on; give --data.")
+        what = f"--recover {','.join(recover)}" if recovers(settings) else f"--strategy {settings.strategy}"
+        what = what if recovers(settings) or selects(settings) else f"{what} with a budget"
+        raise UsageError(f"{what} takes samples to train on; give --data.")
     _judge_training(settings)
     if settings.labels is not None and settings.data is None:
         raise UsageError("--labels were given without --data; name the data that they belong to.")
     if settings.preprocess and settings.preprocess != FROM_MODEL:
         read_spec(settings.preprocess)
+    if raises(settings) and settings.dry_run:
+        raise UsageError(
+            "--dry-run was given, but which channels go is only known once the network was trained; plan with "
+            "--strategy cull and no budget."
+        )
     if settings.seed < 0:
         raise UsageError(f"The seed {settings.seed} is negative; give 0 or more.")
     if settings.device not in ("auto", "cpu"):
@@ -123,6 +145,15 @@ def _judge_training(settings: Settings) -> None:
     settings.training.judge()
     parse_outputs(settings.outputs)
     judge_loss(settings.loss)
+    settings.dynamics.judge()
+    judge_reading(settings.dynamics, selects=selects(settings), persists=persists(settings))
+    if raises(settings) and settings.fitness != "darwin":
+        raise UsageError(
+            f"--fitness {settings.fitness} was given, but channels that compete while the network trains go by their "
+            "own; leave it out."
+        )
+    if selects(settings) and settings.scoring != SCORING:
+        raise UsageError("--strategy select doesn't go by the Darwinian Score; leave its options out.")
     if not trains(settings):
         training = settings.training
         options: dict[str, object] = {"steps": training.steps, "epochs": training.epochs, "minutes": training.minutes}
@@ -132,7 +163,7 @@ def _judge_training(settings: Settings) -> None:
             if value is not None:
                 raise UsageError(f"--{name} was given, but nothing is trained; add --recover distill or finetune.")
         return
-    if "finetune" not in (settings.recover or ()) and settings.loss != "auto":
+    if "finetune" not in (settings.recover or ()) and not raises(settings) and settings.loss != "auto":
         raise UsageError("--loss was given, but distill reads no labels; add finetune to --recover.")
     # It imports torch, which takes seconds, and which training needs anyway.
     from darwinc.calibrators.training.augmentation import parse_augment
@@ -150,7 +181,7 @@ def _keep_checkpoints(settings: Settings) -> None:
     """An earlier run's checkpoint is gone on from or left alone, never overwritten; and there is room for a new one."""
     if trains(settings) and settings.training.run_dir is not None:
         check_folder(Path(settings.training.run_dir))
-    for name in TRAINED if trains(settings) else ():
+    for name in (*TRAINED, settings.strategy) if trains(settings) else ():
         path = settings.training.checkpoint(name)
         if path is not None and path.exists() and not settings.training.resume:
             raise UsageError(
@@ -158,9 +189,29 @@ def _keep_checkpoints(settings: Settings) -> None:
             )
 
 
+def recovers(settings: Settings) -> bool:
+    """Is the smaller network trained?"""
+    return any(name in TRAINED for name in settings.recover or ())
+
+
+def selects(settings: Settings) -> bool:
+    """Do channels compete by selection dynamics?"""
+    return settings.strategy == "select"
+
+
+def persists(settings: Settings) -> bool:
+    """Are channels culled while the network trains? A budget says so that no recovery would use up."""
+    return settings.strategy == "cull" and settings.training.has_budget and not recovers(settings)
+
+
+def raises(settings: Settings) -> bool:
+    """Is the whole network trained while channels leave it?"""
+    return selects(settings) or persists(settings)
+
+
 def trains(settings: Settings) -> bool:
     """Is anything trained?"""
-    return any(name in TRAINED for name in settings.recover or ())
+    return recovers(settings) or raises(settings)
 
 
 def recovery_passes(settings: Settings, names: Iterable[str]) -> list[Pass]:

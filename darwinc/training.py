@@ -85,9 +85,12 @@ class Training:
     @property
     def allowed_minutes(self) -> float | None:
         """The budget in minutes: the default where no budget was given."""
-        if self.steps is None and self.epochs is None and self.minutes is None:
-            return DEFAULT_MINUTES
-        return self.minutes
+        return self.minutes if self.has_budget else DEFAULT_MINUTES
+
+    @property
+    def has_budget(self) -> bool:
+        """Was any budget given?"""
+        return not (self.steps is None and self.epochs is None and self.minutes is None)
 
     def checkpoint(self, name: str) -> Path | None:
         """Where the pass of this name keeps its checkpoint."""

@@ -121,12 +121,17 @@ class Cull(Pass):
         fitness = make_fitness(self.fitness, job, stage, self.scoring, worth=self._worth(job.channels))
         stage.say("choosing channels")
         selection = self.choose(job, fitness, stage)
-        for group in job.channels.groups:
-            if group.id in selection.finer:
-                finer = selection.finer[group.id]
-                job.skip(group.id, f"kept a multiple of {finer} channels: {why_finer(selection.align)}")
         job.selection, job.dead = selection, selection.dead
+        tell_of_finer(job)
         return bool(selection.dead.any())
+
+
+def tell_of_finer(job: Job) -> None:
+    """Name the groups in which alignment had to yield."""
+    if job.selection is None:
+        return
+    for group, multiple in job.selection.finer.items():
+        job.skip(group, f"kept a multiple of {multiple} channels: {why_finer(job.selection.align)}")
 
 
 def why_finer(align: int) -> str:

@@ -19,7 +19,7 @@ import onnxruntime
 import pytest
 import torch
 
-from darwinc.calibrators.training import teaching, trainer
+from darwinc.calibrators.training import judging, teaching, trainer
 from darwinc.calibrators.training.checkpoint import Checkpoint
 from darwinc.calibrators.training.optimizing import make_optimizer, set_rate
 from darwinc.calibrators.training.stopping import StopRequest
@@ -328,7 +328,11 @@ def test_steps_are_relative_to_a_tensors_size_and_follow_a_cosine() -> None:
     ("settings", "said"),
     [
         (Settings(recover=("distill",)), "give --data"),
-        (Settings(training=Training(epochs=3.0)), "--epochs was given, but nothing is trained"),
+        (
+            Settings(training=Training(epochs=3.0)),
+            "--strategy cull with a budget takes samples to train on; give --data",
+        ),
+        (Settings(training=Training(run_dir="run")), "--run-dir was given, but nothing is trained"),
         (Settings(recover=("distill",), data="x.npz", loss="binary"), "distill reads no labels"),
         (Settings(recover=("finetune",), data="x.npz", loss="entropy"), "choose from auto, cross-entropy"),
         (Settings(recover=("finetune",), data="x.npz", loss="no.module:f"), "can't be imported"),
@@ -505,13 +509,13 @@ def test_one_odd_batch_is_no_divergence(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_teacher_answers_the_validation_samples_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, asked = trainer.Trainer._expected, list[int]()
+    expected, asked = judging.Judge._expected, list[int]()
 
-    def counted(self: trainer.Trainer, place: int, portion: Any, names: Any) -> Any:
+    def counted(self: judging.Judge, place: int, portion: Any, names: Any) -> Any:
         asked.append(len(self._answers))
         return expected(self, place, portion, names)
 
-    monkeypatch.setattr(trainer.Trainer, "_expected", counted)
+    monkeypatch.setattr(judging.Judge, "_expected", counted)
     trained(tmp_path)
     assert len(asked) > 2
     assert set(asked[1:]) == {1}

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from darwinc.errors import InputError, OutputError
 
 FORMAT = "darwinc.training/1"
-SECTIONS = ("weights", "average", "best", "optimizer")
+SECTIONS = ("weights", "average", "best", "optimizer", "population")
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Checkpoint:
         weights, average, best: the network's tensors by ONNX name: as they are trained, their running average, and the
             state that did best on the validation samples.
         optimizer: the optimiser's tensors, by `KEY/ONNX name`.
+        population: what competes (`companion.Companion`), where anything does.
         notes: numbers and texts: step, seconds, scores, and what the run was asked to do.
     """
 
@@ -35,6 +36,7 @@ class Checkpoint:
     average: dict[str, torch.Tensor] = field(default_factory=dict)
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     optimizer: dict[str, torch.Tensor] = field(default_factory=dict)
+    population: dict[str, torch.Tensor] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:

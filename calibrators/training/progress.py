@@ -39,7 +39,7 @@ class Outcome:
 
 @dataclass
 class Progress:
-    """How far training is."""
+    """How far training is; `began_anew` says that survivors went on from the weights that training began with."""
 
     step: int = 0
     seconds: float = 0.0
@@ -51,4 +51,5 @@ class Progress:
     ended: str = ""
     first_loss: float = math.nan
     high: int = 0
+    began_anew: bool = False
     history: list[list[float]] = field(default_factory=list)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,14 @@ from darwinc.batching import free_batch
 from darwinc.calibrators.endings import differentiable_endings
 from darwinc.calibrators.lockstep import footprint, living_cuts
 from darwinc.calibrators.training.augmentation import ignored_label
-from darwinc.calibrators.training.devices import make_fabric, precision_of
+from darwinc.calibrators.training.course import Course, fused
+from darwinc.calibrators.training.devices import make_fabric
 from darwinc.calibrators.training.features import Feature, find_features
 from darwinc.calibrators.training.feeding import Feeding
 from darwinc.calibrators.training.labels import check_labels
 from darwinc.calibrators.training.objectives import Ending, Objective, infer_endings
 from darwinc.calibrators.training.progress import Outcome
-from darwinc.calibrators.training.trainer import Trainer
+from darwinc.channels import Mask
 from darwinc.console import Stage
 from darwinc.data import Samples, fitting_batches, fixed_batch
 from darwinc.errors import DarwincError, InvalidData, UsageError
@@ -78,18 +79,48 @@ def teach(
 ) -> Outcome:
     """Train the job's model towards what `make_objective` makes, and keep the outcome where it is better.
 
+    Args and errors: see `enrol`.
+
+    Raises:
+        Interrupted: the user or a signal stopped it.
+    """
+    course = enrol(job, stage, name, training, told, make_objective, options=options, dead=job.dead)
+    trainer = course.trainer(stage)
+    outcome = trainer.run()
+    job.held_out = course.held_out
+    if outcome.improved:
+        job.model = job.model.clone()
+        course.student.write_back(job.model)
+    course.warn(trainer, outcome)
+    job.recovery.append(course.entry(trainer, outcome))
+    return outcome
+
+
+def enrol(
+    job: Job,
+    stage: Stage,
+    name: str,
+    training: Training,
+    told: Mapping[str, str],
+    make_objective: Callable[[Lesson], Objective],
+    *,
+    options: Mapping[str, Any],
+    dead: Mask,
+) -> Course:
+    """Everything that it takes to train the job's model.
+
     Args:
         name: of the pass; its checkpoint is called so.
         told: what outputs are, by name, where it isn't to be inferred.
         options: everything that the pass was asked for, `training` as a mapping; another run is told by them.
+        dead: the components that the model has lost, or will lose.
 
     Raises:
-        Interrupted: the user or a signal stopped it.
         InvalidData, UsageError, InputError: the data, an option or a checkpoint doesn't fit the model.
     """
     samples = job.lessons
     if samples is None:
-        raise UsageError(f"--recover {name} takes samples to train on; give --data.")
+        raise UsageError(f"{name} takes samples to train on; give --data.")
     start = time.perf_counter()
     device = torch.device(job.device)
     fabric = make_fabric(device, training)
@@ -115,71 +146,31 @@ def teach(
         world=fabric.world_size,
     )
     learned, judged = feed(lessons, augment=training.augment), feed(full, augment="none")
-    lesson = _lesson(job, pair, learned, told)
+    lesson = _lesson(job, pair, learned, told, dead)
     objective = make_objective(lesson)
     if objective.supervision is not None and lessons.labels is not None and judges.labels is not None:
         scores = lesson.answers[objective.supervision.ending.name]
         check_labels(objective.supervision, scores, {"training": lessons.labels, "validation": judges.labels})
-    teacher, student = (_fused(model, objective, device) for model in pair.models)
+    teacher, student = (fused(model, objective, device) for model in pair.models)
     _freeze_unreached(student, objective, learned[0].feed)
-    notes = pair.notes
-    # Training needs the memory that these hold.
-    del lesson, pair
-    trainer = Trainer(
-        student,
-        teacher,
-        objective,
-        learned,
-        judged,
-        training,
+    # Training needs the memory that `pair` and `lesson` hold, so nothing here refers to them.
+    return Course(
+        job=job,
+        name=name,
+        training=training,
+        objective=objective,
+        student=student,
+        teacher=teacher,
+        model=pair.models[1],
+        lessons=learned,
+        judges=judged,
+        held_out=judges,
         fabric=fabric,
-        stage=stage,
-        checkpoint=training.checkpoint(name),
         identity=identity,
+        notes=pair.notes,
+        probe=pair.probe if pair.batch is None else None,
+        began=start,
     )
-    _tell_of_checkpoint(job, name, training)
-    outcome = trainer.run()
-    job.held_out = judges
-    job.warnings.extend(trainer.warnings)
-    if outcome.improved:
-        job.model = job.model.clone()
-        student.write_back(job.model)
-    if outcome.ended == "divergence":
-        began = math.isfinite(outcome.before[0])
-        job.warnings.append(
-            f"{name} stopped at step {outcome.steps}, because its loss diverged; the best state so far was kept. "
-            + ("Try a lower --learning-rate." if began else "It was no number before the first step either.")
-        )
-    job.recovery.append(
-        {
-            "name": name,
-            "accepted": outcome.improved,
-            "measure": objective.measure,
-            "error_before": outcome.before[0],
-            "error_after": outcome.reached,
-            "seconds": time.perf_counter() - start,
-            "notes": notes,
-            "training": {
-                "steps": outcome.steps,
-                "epochs": outcome.epochs,
-                "seconds": outcome.seconds,
-                "ended": outcome.ended,
-                "history": outcome.history,
-                "optimizer": training.optimizer,
-                "augmentation": None if learned.augmentation is None else ", ".join(learned.augmentation.kinds),
-                "samples": len(lessons),
-                "validation": len(full),
-                "batch": size * trainer.accumulate,
-                "device": str(device),
-                "devices": fabric.world_size,
-                "compiled": trainer.compiled,
-                "precision": precision_of(device, training),
-                "endings": {ending.name: ending.kind for ending in objective.endings},
-                "features": [feature.name for feature in objective.features],
-            },
-        }
-    )
-    return outcome
 
 
 def split(samples: Samples, share: float, seed: int, *, least: int = 1) -> tuple[Samples, Samples]:
@@ -235,19 +226,6 @@ def _twins(
     return _Pair(first.twin, (first.model, second.model), probe, None, notes, first.crowded(job.channels))
 
 
-def _tell_of_checkpoint(job: Job, name: str, training: Training) -> None:
-    """A resumed run says that it is one; and so does one that finds nothing to go on from."""
-    path = training.checkpoint(name)
-    if not training.resume or path is None:
-        return
-    if path.exists():
-        job.terminal.note(f"{name}: going on from {path}")
-    else:
-        said = f"There is no checkpoint {path} to go on from: {name} starts from the beginning."
-        job.terminal.warn(said)
-        job.warnings.append(said)
-
-
 def _feed_size(pair: _Pair, samples: Samples, training: Training, world: int) -> int:
     """How many samples go through the network at once, over all processes: as many as memory allows."""
     if pair.batch is not None:
@@ -262,20 +240,11 @@ def _feed_size(pair: _Pair, samples: Samples, training: Training, world: int) ->
     return max(1, wanted // -(-wanted // fits)) * world
 
 
-def _fused(model: ir.Model, objective: Objective, device: torch.device) -> TorchGraph:
-    """A twin made for speed, which still gives what the objective reads."""
-    twin = TorchGraph(model, device=device, fused=True, keep=objective.names)
-    ranks = {weight.ndim for weight in twin.weights().values()}
-    if 4 in ranks and 5 not in ranks:
-        twin.to(memory_format=torch.channels_last)
-    return twin
-
-
-def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str]) -> Lesson:
+def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str], dead: Mask) -> Lesson:
     names = [
         name
         for name in differentiable_endings(pair.teacher)
-        if not living_cuts(job.channels, job.dead, name, pair.teacher.device)
+        if not living_cuts(job.channels, dead, name, pair.teacher.device)
     ]
     if not names:
         raise InvalidData(NOTHING_TO_TRAIN)
@@ -283,7 +252,7 @@ def _lesson(job: Job, pair: _Pair, learned: Feeding, told: Mapping[str, str]) ->
     with torch.no_grad():
         answers = pair.teacher(batch.feed, also=names)
     endings = infer_endings(pair.teacher, names, answers, told)
-    features = find_features(pair.teacher, job.channels, job.dead, names, avoid=pair.crowded)
+    features = find_features(pair.teacher, job.channels, dead, names, avoid=pair.crowded)
     return Lesson(endings, features, answers, batch.labels, learned.ignored)
 
 
@@ -309,4 +278,5 @@ def _identity(job: Job, name: str, options: Mapping[str, Any]) -> dict[str, Any]
     asked = {**options, "training": training}
     dead = hashlib.sha256(np.packbits(job.dead).tobytes()).hexdigest()
     lessons = len(job.lessons) if job.lessons is not None else 0
-    return {"pass": name, "seed": job.seed, "dead": dead, "samples": lessons, "options": asked}
+    found = {"pass": name, "seed": job.seed, "dead": dead, "samples": lessons, "options": asked}
+    return cast(dict[str, Any], json.loads(json.dumps(found)))

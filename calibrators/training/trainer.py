@@ -15,8 +15,10 @@ import torch
 from lightning_fabric import Fabric
 
 from darwinc.calibrators.training.checkpoint import Checkpoint
+from darwinc.calibrators.training.companion import Companion
 from darwinc.calibrators.training.feeding import Feeding, TensorBatch
-from darwinc.calibrators.training.objectives import Objective, Tensors
+from darwinc.calibrators.training.judging import Judge, single
+from darwinc.calibrators.training.objectives import Objective
 from darwinc.calibrators.training.optimizing import make_optimizer, optimizer_tensors, restore_optimizer, set_rate
 from darwinc.calibrators.training.progress import Outcome, Progress
 from darwinc.calibrators.training.stopping import StopRequest
@@ -39,8 +41,6 @@ LEAST_BATCH = 8
 COMPILED_STEPS, COMPILED_MINUTES = 500, 3.0
 """A budget of less doesn't pay for a compilation."""
 LONGEST_AVERAGE = 0.999
-ANSWER_BYTES = 256 * 2**20
-"""What the teacher's answers to the validation samples may take."""
 DIVERGED, HIGH_CHECKS = 20.0, 2
 """A loss that is this many times above the first one at so many checks has diverged: one odd batch has not."""
 
@@ -58,6 +58,7 @@ class Trainer:
         fabric: devices and precision; launched.
         checkpoint: where the run is kept, or None.
         identity: what the run was asked to do; a checkpoint of another one is refused.
+        companion: what else changes the weights, or None. States count as the best only once it has settled.
     """
 
     def __init__(
@@ -73,11 +74,12 @@ class Trainer:
         stage: Stage,
         checkpoint: Path | None = None,
         identity: Mapping[str, Any] | None = None,
+        companion: Companion | None = None,
     ) -> None:
         self.student, self.teacher, self.objective = student, teacher, objective
-        self.lessons, self.judges = lessons, judges
+        self.lessons = lessons
         self.training, self.fabric, self.stage = training, fabric, stage
-        self.path, self.identity = checkpoint, dict(identity or {})
+        self.path, self.identity, self.companion = checkpoint, dict(identity or {}), companion
         self.weights = student.weights()
         self.accumulate = max(1, min(training.batch, len(lessons.samples)) // lessons.batch)
         self.progress = Progress()
@@ -89,7 +91,7 @@ class Trainer:
         self._saved = self._shown = self._start
         self._total_steps = self._steps_allowed()
         self._last = torch.tensor(math.nan)
-        self._answers: list[dict[str, torch.Tensor]] = []
+        self.judge = Judge(teacher, objective, judges, fabric)
         self._learn: Forward = lambda feed: cast(dict[str, torch.Tensor], self.module(feed, also=objective.names))
         self._ask: Forward = lambda feed: teacher(feed, also=objective.names)
         self.warnings: list[str] = []
@@ -105,13 +107,13 @@ class Trainer:
         if self.training.resume and self.path is not None and self.path.exists():
             self._restore(self.path)
         else:
-            self.progress.before = self.progress.best = self._evaluate()
+            self.progress.before = self.progress.best = self.judge.score(self.student)
         if not self.progress.ended:
             self._compile()
             self.progress.ended = self._loop()
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(self.best[name])
+            if self.companion is not None and not self.companion.settled:
+                self._settle(self.companion)
+        self._set(self.best)
         self.student.eval()
         done = self.progress
         done.seconds, self._start = self._elapsed(), time.monotonic()
@@ -168,6 +170,7 @@ class Trainer:
                 self._step(list(islice(feeds, self.accumulate)))
                 progress.step += 1
                 self._blend()
+                self._accompany(share)
                 self._show(share)
                 if self._has_diverged():
                     return "divergence"
@@ -180,6 +183,8 @@ class Trainer:
                     return progress.ended
                 if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                     self._save()
+            if self.companion is not None and not self.companion.settled:
+                self._settle(self.companion)
             if not progress.history or progress.history[-1][0] != progress.step:
                 self._select()
             if bool(self._agreed(request.asked)):
@@ -199,7 +204,7 @@ class Trainer:
             affordable = progress.asking <= EVALUATION_SHARE * self._elapsed()
             return share * EVALUATIONS >= progress.evaluated + 1 and bool(self._agreed(affordable))
         seen = (self._total_steps or 0) * self.accumulate * self.lessons.batch
-        most = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * seen / max(1, len(self.judges.samples)))))
+        most = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * seen / max(1, len(self.judge.samples.samples)))))
         return share * most >= progress.evaluated + 1
 
     def _agreed(self, value: float) -> float:
@@ -214,10 +219,12 @@ class Trainer:
             with torch.no_grad(), self.fabric.autocast():
                 wanted = self._ask(portion.feed)
             with self.fabric.no_backward_sync(self.module, enabled=place + 1 < len(portions)), self.fabric.autocast():
-                got = _single(self._learn(portion.feed))
+                got = single(self._learn(portion.feed))
                 loss = self.objective.loss(got, wanted, portion.labels) / len(portions)
                 self.fabric.backward(loss)
             total += loss.detach()
+        if self.companion is not None:
+            self.companion.observe(self.weights)
         self.wrapped.step()
         self.wrapped.zero_grad()
         # Read by _shows, now and then: reading it at once would make the device wait.
@@ -229,6 +236,44 @@ class Trainer:
         share = 1 - min(LONGEST_AVERAGE, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), share)
+
+    def _accompany(self, share: float) -> None:
+        """Let the companion have its turn, `share` being how much of the budget is used up."""
+        if self.companion is None:
+            return
+        late = not self.companion.settled and bool(self._agreed(share >= self.companion.until))
+        if not late:
+            self.companion.advance(self.progress.step, share, self.weights, self.average)
+        if not self.companion.settled and (late or self.companion.done):
+            self._settle(self.companion)
+
+    def _settle(self, companion: Companion) -> None:
+        """The companion changes nothing more, and what selects starts anew, from the better of two states.
+
+        Those are the weights as they are, and those that training began with; both without what is gone.
+        """
+        companion.settle(self.progress.step, self.weights, self.average)
+        with torch.no_grad():
+            raised = {name: weight.detach().clone() for name, weight in self.weights.items()}
+            score = self.judge.score(self.student)
+            self._set(self.best)
+            companion.hold(self.weights)
+            self.progress.began_anew = self.judge.score(self.student) < score
+            if self.progress.began_anew:
+                self.optimizer.state.clear()
+            else:
+                self._set(raised)
+            for name, weight in self.weights.items():
+                self.average[name].copy_(weight)
+        self.progress.best, self.progress.stale = (math.inf, math.inf), 0
+        self.progress.first_loss, self.progress.high = math.nan, 0
+        self._select()
+
+    @torch.no_grad()
+    def _set(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Let the student's weights be these."""
+        for name, weight in self.weights.items():
+            weight.copy_(state[name])
 
     def _show(self, share: float) -> None:
         """Say how it goes, about twice a second."""
@@ -249,11 +294,14 @@ class Trainer:
         the first one says.
         """
         progress = self.progress
-        if progress.step == 1:
+        if math.isnan(progress.first_loss):
             progress.first_loss = float(self._last)
         if progress.step > 1 and progress.step % STEPS_TO_AGREE:
             return False
         loss = self._agreed(float(self._last))
+        if self.companion is not None and not self.companion.settled:
+            # What channels cost that die is no divergence.
+            return not math.isfinite(loss)
         progress.high = progress.high + 1 if loss > DIVERGED * max(progress.first_loss, 1e-3) else 0
         return not math.isfinite(loss) or progress.high >= HIGH_CHECKS
 
@@ -262,10 +310,13 @@ class Trainer:
         progress = self.progress
         start = time.monotonic()
         with self._averaged():
-            score = self._evaluate()
+            score = self.judge.score(self.student)
         progress.asking += time.monotonic() - start
         progress.evaluated += 1
         progress.history.append([progress.step, float(self._last), score[0]])
+        if self.companion is not None and not self.companion.settled:
+            self._save()
+            return
         if score < progress.best:
             progress.best, progress.stale = score, 0
             for name, tensor in self.average.items():
@@ -283,60 +334,23 @@ class Trainer:
         with torch.no_grad():
             if self.fabric.world_size > 1:
                 for tensor in self.average.values():
-                    tensor.copy_(self._reduced(tensor, "mean"))
+                    tensor.copy_(self.judge.reduced(tensor, "mean"))
             kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
-            for name, weight in self.weights.items():
-                weight.copy_(self.average[name])
+        self._set(self.average)
         yield
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(kept[name])
-
-    @torch.no_grad()
-    def _evaluate(self) -> tuple[float, float]:
-        """The score on the validation samples; not-a-number counts as infinite."""
-        self.student.eval()
-        names = self.objective.names[: len(self.objective.endings)]
-        total, count = torch.zeros(2, dtype=torch.float64), 0
-        for place, portion in enumerate(self.judges.validation()):
-            with self.fabric.autocast():
-                wanted, got = self._expected(place, portion, names), _single(self.student(portion.feed, also=names))
-            total += self.objective.score(got, wanted, portion.labels).double().cpu() * portion.samples
-            count += portion.samples
-        found = self._over_all_ranks(total, count).tolist()
-        first, second = (value if math.isfinite(value) else math.inf for value in found)
-        return first, second
-
-    def _expected(self, place: int, portion: TensorBatch, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The teacher's answers to a validation batch: it is asked once, where they are small."""
-        if place < len(self._answers):
-            return self._answers[place]
-        found = self.teacher(portion.feed, also=names)
-        wanted = _single({name: found[name] for name in names})
-        size = sum(value.numel() * value.element_size() for value in wanted.values())
-        if place == len(self._answers) and size * (place + 1) <= ANSWER_BYTES:
-            self._answers.append(wanted)
-        return wanted
-
-    def _over_all_ranks(self, total: torch.Tensor, count: int) -> torch.Tensor:
-        """The mean of scores [2] whose sums and counts are spread over the processes."""
-        if self.fabric.world_size > 1:
-            sums = torch.cat([total, torch.tensor([float(count)], dtype=torch.float64)]).to(self.fabric.device)
-            sums = self._reduced(sums, "sum").cpu()
-            return sums[:2] / sums[2].clamp_min(1)
-        return total / max(count, 1)
-
-    def _reduced(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
-        return cast(torch.Tensor, self.fabric.all_reduce(tensor, reduce_op=operation))
+        self._set(kept)
 
     def _save(self) -> None:
         self._saved = time.monotonic()
         if self.path is None or self.fabric.global_rank != 0:
             return
         notes = asdict(self.progress) | {"seconds": self._elapsed(), "identity": self.identity}
+        population: dict[str, torch.Tensor] = {}
+        if self.companion is not None:
+            population, notes["companion"] = self.companion.state()
         weights = {name: weight.detach() for name, weight in self.weights.items()}
         state = optimizer_tensors(self.optimizer, self.weights)
-        Checkpoint(weights, self.average, self.best, state, notes).save(self.path)
+        Checkpoint(weights, self.average, self.best, state, population, notes).save(self.path)
 
     def _restore(self, path: Path) -> None:
         found = Checkpoint.load(path, self.fabric.device)
@@ -354,6 +368,9 @@ class Trainer:
                 self.average[name].copy_(found.average[name])
                 self.best[name].copy_(found.best[name])
         restore_optimizer(self.optimizer, self.weights, found.optimizer)
+        told = found.notes.pop("companion", None)
+        if self.companion is not None:
+            self.companion.restore(found.population, told)
         notes = found.notes | {key: tuple(found.notes[key]) for key in ("before", "best")}
         self.progress = Progress(**notes)
         self._start = time.monotonic()
@@ -366,11 +383,3 @@ class Trainer:
             else f"give the same command with --resume to go on from {self.path}"
         )
         raise Interrupted(f"Stopped at step {self.progress.step} and no model written; {how}.")
-
-
-def _single(values: Tensors) -> dict[str, torch.Tensor]:
-    """Values in single precision at least, as scores are computed."""
-    return {
-        name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-        for name, value in values.items()
-    }

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from darwinc.commands.dynamics import dynamics_options
 from darwinc.commands.options import data_options, keep_apart, model_argument, output_file, terminal_options
 from darwinc.commands.scoring import scoring_options
 from darwinc.commands.targets import target_options
 from darwinc.commands.training import training_options
+from darwinc.dynamics_options import Dynamics
 from darwinc.errors import UsageError
 from darwinc.training import Training, leads
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from darwinc.scoring import Scoring
 
 ALIGNMENTS = ("auto", "1", "2", "4", "8", "16", "32")
+STRATEGIES = ("cull", "select")
 
 
 @click.command(short_help="Make a model smaller: calibrate, cull, rewrite, prove, report.")
@@ -33,15 +36,22 @@ ALIGNMENTS = ("auto", "1", "2", "4", "8", "16", "32")
 @data_options
 @click.option("--test", metavar="PATH|SPEC", help="Samples on which quality is measured, and nothing else is done.")
 @click.option(
-    "--strategy", type=click.Choice(["cull"]), default="cull", show_default=True, help="How channels compete."
+    "--strategy",
+    type=click.Choice(STRATEGIES),
+    default="cull",
+    show_default=True,
+    help="cull: the least fit go, at once; or while the network trains, where a budget (--steps, --epochs, --minutes) "
+    "is given and --recover names neither distill nor finetune, whose budget it is otherwise. select: selection "
+    "dynamics while the network trains.",
 )
 @scoring_options
 @click.option(
     "--recover",
     metavar="LIST",
     help="none, inherit, recalibrate, distill, finetune, in order. "
-    "[default: inherit with data or BatchNormalization, else none]",
+    "[default: inherit with data or BatchNormalization, else none; none after competition]",
 )
+@dynamics_options
 @training_options
 @click.option(
     "--loss",
@@ -114,6 +124,7 @@ def compress(
     fitness: str,
     scoring: Scoring,
     recover: str | None,
+    dynamics: Dynamics,
     training: Training,
     loss: str,
     outputs: str,
@@ -142,7 +153,6 @@ def compress(
     from darwinc.compression import compress as run
     from darwinc.console import Terminal
 
-    del strategy
     if output is None and not dry_run:
         raise UsageError("There is no output: name a file with -o OUT.onnx, or ask for the plan alone with --dry-run.")
     keep_apart(
@@ -156,6 +166,8 @@ def compress(
         labels=labels,
         preprocess=preprocess,
         test=test,
+        strategy=strategy,
+        dynamics=dynamics,
         fitness=fitness,
         align=0 if align == "auto" else int(align),
         max_share=max_share,

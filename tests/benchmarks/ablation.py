@@ -33,7 +33,7 @@ from darwinc.channels import analyse
 from darwinc.console import Terminal
 from darwinc.cost import measure as measure_cost
 from darwinc.data import open_data
-from darwinc.errors import Unreachable
+from darwinc.errors import Unreachable, UsageError
 from darwinc.models.lenet_caffe import lenet_caffe
 from darwinc.passes.distill import Distill
 from darwinc.passes.excise import Excise
@@ -159,7 +159,7 @@ def perform(plan: Plan, base: Job, found: Subject, sheet: Sheet) -> None:
     cull = plan.variant.cull("sparsity", plan.amount, max_share=MAX_SHARE.get(plan.amount, 0.9))
     try:
         run_passes([cull, Excise()], job)
-    except Unreachable as error:
+    except (Unreachable, UsageError) as error:
         sheet.add({**plan.row, "recovery": "inherit", "error": str(error)})
         return
     for recovery, passes in plan.recoveries.items():
