@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from darwinc.passes.cull import Cull
+from darwinc.console import Stage
+from darwinc.errors import DarwincError
+from darwinc.passes.cull import AUTO_ALIGN, Cull
 from darwinc.passes.select import Persist, Select
-from darwinc.pipeline import Pass
+from darwinc.pipeline import Job, Pass
 from darwinc.searching.drop import FitDrop
 from darwinc.searching.latency import FitTime
 from darwinc.settings import TRAINED, Settings, Target, raises, selects
 
 
-def chooser(target: Target, settings: Settings, recovery: Sequence[Pass]) -> Cull:
+def liked_multiples(job: Job, target: Target, settings: Settings, stage: Stage) -> tuple[int, ...]:
+    """The multiple of channels that each group should keep to be fast here; none where nobody asks for time.
+
+    Measuring takes a second or two, and nothing once it's kept on disk. A search for time measures for itself.
+    """
+    if settings.align or settings.bench_seconds == 0 or target.kind == "latency":
+        return ()
+    # It draws in scipy's optimisers, which only a question of time should wait for.
+    from darwinc import latency
+
+    asked = latency.Asked(threads=settings.threads, progress=stage.at)
+    try:
+        curves = latency.curves_of(job.channels, asked)
+    except DarwincError as error:
+        job.warnings.append(f"Which widths are fast here could not be measured ({error}); multiples of 8 stay.")
+        return ()
+    job.multiples = latency.by_kind(curves)
+    return tuple(latency.preferred(job.channels, curves, AUTO_ALIGN))
+
+
+def chooser(target: Target, settings: Settings, recovery: Sequence[Pass], multiples: tuple[int, ...] = ()) -> Cull:
     """The pass that chooses.
 
-    `recovery` are the passes that follow. A search for the largest cut tries those that don't train; where one does,
-    inheritance stands for all of them.
+    `multiples` are those of `liked_multiples`, `recovery` the passes that follow. A search for the largest cut tries
+    those of them that don't train; where one does, inheritance stands for all.
     """
     shared = vars(
         Cull(
@@ -28,6 +50,7 @@ def chooser(target: Target, settings: Settings, recovery: Sequence[Pass]) -> Cul
             settings.protect,
             settings.only,
             settings.scoring,
+            multiples,
         )
     )
     if raises(settings):

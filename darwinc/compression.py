@@ -15,7 +15,7 @@ import onnx_ir as ir
 from darwinc import graph
 from darwinc.benchmark import compare as compare_latency
 from darwinc.channels import analyse
-from darwinc.choosing import chooser
+from darwinc.choosing import chooser, liked_multiples
 from darwinc.console import Stage, Terminal
 from darwinc.cost import measure
 from darwinc.data import Samples, fitting_batches, open_data
@@ -106,7 +106,9 @@ def compress(
     original, released = _read(run)
     job = _job(run, original)
     recovery = _recovery(settings, job)
-    cull = chooser(target, settings, recovery)
+    with _timed(run, "alignment") as stage:
+        multiples = liked_multiples(job, target, settings, stage)
+    cull = chooser(target, settings, recovery, multiples)
     cull.prepare(job)
     before = measure(job.original, job.channels)
     feeds = proof_feeds(job)

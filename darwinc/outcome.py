@@ -15,7 +15,7 @@ from darwinc.channels import ChannelGroup, Channels, barriers
 from darwinc.cost import Cost
 from darwinc.equivalence import Agreement
 from darwinc.fitness.statistics import Death
-from darwinc.passes.cull import AUTO_ALIGN, why_finer
+from darwinc.passes.cull import AUTO_ALIGN, WHY_FINER
 from darwinc.pipeline import Job
 from darwinc.preprocess_notes import PREPROCESS_KEY
 from darwinc.report import tool_info
@@ -137,8 +137,8 @@ def _alignment(job: Job) -> dict[str, Any]:
         for group, multiple in narrow.items()
         if group not in finer
     ]
-    entries += [{"group": group, "multiple": multiple, "why": why_finer(align)} for group, multiple in finer.items()]
-    return {"default": align, "finer": entries}
+    entries += [{"group": group, "multiple": multiple, "why": WHY_FINER} for group, multiple in finer.items()]
+    return {"default": align, "multiples": job.multiples, "finer": entries}
 
 
 def stamp(model: ir.Model, values: Mapping[str, Any], preprocess: str | None = None) -> None:

@@ -46,6 +46,7 @@ class Job:
         lessons: all of the data, where something is trained on it.
         held_out: the samples of `lessons` that were never trained on, once something was trained.
         validation: samples that a search judges by, and that nothing is calibrated or trained on.
+        multiples: of channels, by kind of operator, that this machine was found to like.
         timing: the latency model of the original, where one was measured.
         search: what a search tried, as rows of the report.
         grown: what survivors learnt while others died, until it is handed over.
@@ -62,6 +63,7 @@ class Job:
     lessons: Samples | None = None
     held_out: Samples | None = None
     validation: Samples | None = None
+    multiples: dict[str, int] = field(default_factory=dict)
     timing: TimeModel | None = None
     search: list[dict[str, Any]] = field(default_factory=list)
     model: ir.Model = field(init=False)

@@ -323,9 +323,10 @@ class FinerAlignment(Part):
 
 
 class Alignment(Part):
-    """Of what number the channel counts are multiples."""
+    """Of what number the channel counts are multiples; `multiples` by kind of operator, where they were measured."""
 
     default: int
+    multiples: dict[str, int] = {}
     finer: list[FinerAlignment] = []
 
 

@@ -22,6 +22,8 @@ from darwinc.selection import TOLERANCE, Limits, Selection, reachable, select
 COUNTED = {"sparsity": "fraction of parameters", "macs": "fraction of MACs", "bytes": "bytes of the file"}
 """The targets that can be counted on the graph alone, in words."""
 AUTO_ALIGN = 8
+WHY_FINER = "coarser multiples don't come close enough to the target"
+"""Why alignment yielded in a group: what the multiples allow stays behind the target, or goes far beyond it."""
 PROVENANCE_BYTES = 512
 """What `metadata_props` may gain (`outcome.stamp`), generously."""
 
@@ -35,10 +37,12 @@ class Cull(Pass):
             are for the searches of `darwinc.searching`.
         amount: how much of it.
         fitness: one of `darwinc.scoring.FITNESS`, or package.module:callable.
-        align: channels that stay in a group are a multiple of this where its width allows; 0 chooses (8).
+        align: channels that stay in a group are a multiple of this where its width allows; 0 takes `multiples`.
         max_share: the largest share of one group that may go.
         protect: patterns of nodes, tensors or groups that must stay whole.
         only: patterns of nodes, tensors or groups that may lose channels; all when empty.
+        scoring: options of the `darwin` fitness.
+        multiples: the multiple of each group, as this machine likes it; 8 for all where it wasn't measured.
         scoring: options of the Darwinian Score.
     """
 
@@ -50,6 +54,7 @@ class Cull(Pass):
     protect: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     scoring: Scoring = SCORING
+    multiples: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -82,7 +87,8 @@ class Cull(Pass):
     def limits(self, channels: Channels, *, strict: bool = False) -> Limits:
         """What selection may do; refuses where no channel may go at all."""
         align = self.align or AUTO_ALIGN
-        limits = Limits(align, self.max_share, eligible(channels, self.protect, self.only), strict)
+        multiples = self.multiples if self.multiples and not self.align else None
+        limits = Limits(align, self.max_share, eligible(channels, self.protect, self.only), strict, multiples)
         if not any(limits.eligible):
             if channels.groups:
                 raise Unreachable("No channel can be removed: --protect and --only leave no group that may lose any.")
@@ -131,9 +137,4 @@ def tell_of_finer(job: Job) -> None:
     if job.selection is None:
         return
     for group, multiple in job.selection.finer.items():
-        job.skip(group, f"kept a multiple of {multiple} channels: {why_finer(job.selection.align)}")
-
-
-def why_finer(align: int) -> str:
-    """Why alignment yielded in a group: what the multiples allow stays behind the target, or goes far beyond it."""
-    return f"multiples of {align} don't come close enough to the target"
+        job.skip(group, f"kept a multiple of {multiple} channels: {WHY_FINER}")

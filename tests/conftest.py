@@ -21,6 +21,14 @@ settings.register_profile("darwinc", deadline=None)
 settings.load_profile("darwinc")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _measurements_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What was measured on this machine before says nothing, and isn't touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DARWINC_CACHE", str(tmp_path_factory.mktemp("measurements")))
+        yield
+
+
 @pytest.fixture
 def few_made_up_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data-free mode with fewer samples than it takes where time is no matter."""

@@ -206,5 +206,5 @@ def test_finer_multiples_are_said() -> None:
     assert made.selection is not None
     told = {entry["node"]: entry["reason"] for entry in done.skipped}
     assert told.keys() == made.selection.finer.keys()
-    assert all(": multiples of 16 don't come close enough to the target" in reason for reason in told.values())
+    assert all(": coarser multiples don't come close enough to the target" in reason for reason in told.values())
     assert done.options["align"] == 16
