@@ -29,26 +29,39 @@ def select(
     """Let chunks of channels die, cheapest loss per unit saved first, until `need` is saved.
 
     Losses and savings are refreshed as neighbours die: a group's entry is recomputed when it comes to the top and its
-    state changed. Where single steps are worth more than a per cent of the whole, that can miss a target which other
-    widths meet, or meet it only off the multiples; such widths are then looked for.
+    state changed. Where single steps are worth more than a per cent of the whole, what fits into the rest may cost far
+    more than other widths would, or miss the target: those are looked for as well, and the better ones taken.
     """
     whole = price.current()
     spare = fitness.fork() if _lumpy(channels, price, limits, SHORTFALL * whole) else None
     greedy = _Greedy(channels, price, fitness, need, limits, progress)
     outcome = greedy.run()
-    least, most = need - (0 if limits.strict else SHORTFALL * whole), need + SHORTFALL * whole
-    missed = not least <= outcome.saved <= most
-    if spare is None or not (missed or outcome.finer):
+    if spare is None:
         return outcome
+    window = need - (0 if limits.strict else SHORTFALL * whole), need + SHORTFALL * whole
     removed = greedy.removed()
     greedy.restore()
     path = trace(channels, price, spare.fork(), limits)
-    found = allocate(channels, price, path.curves(), limits, (least, most), [removed], DIVISORS if missed else (1,))
-    if found is not None:
-        return replay(channels, price, spare, limits, path, found)
+    found = allocate(channels, price, path.curves(), limits, window, [removed])
+    other = None if found is None else replay(channels, price, spare, limits, path, found)
+    if other is not None and _is_better(other, outcome, window):
+        return other
+    _revive(price, [] if found is None else found)
     for index, count in enumerate(removed):
         price.remove(index, count)
     return outcome
+
+
+def _is_better(other: Selection, greedy: Selection, window: tuple[float, float]) -> bool:
+    """Should other widths be taken? Those that meet the target; then those of coarser multiples, or of less loss."""
+    if not window[0] <= greedy.saved <= window[1] or (greedy.finer and not other.finer):
+        return True
+    return other.loss < greedy.loss and (bool(greedy.finer) or not other.finer)
+
+
+def _revive(price: Price, removed: Sequence[int]) -> None:
+    for index, count in enumerate(removed):
+        price.remove(index, -count)
 
 
 def _lumpy(channels: Channels, price: Price, limits: Limits, most: float) -> bool:
