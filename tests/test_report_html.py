@@ -257,7 +257,7 @@ def test_outcomes_as_words() -> None:
     assert latency_text(slow) == "slower, 0.8 times as fast (95 % interval 0.7 to 0.9, noise floor 0.02)"
     target = Target(kind="max-drop", asked=1, achieved=0.4)
     report = build_report(smallest() | {"target": target.model_dump()})
-    assert target_text(report) == ("the metric fell by 0.4 points", "at most 1 asked")
+    assert target_text(report) == ("the metric fell by 0.4 points", "a drop of at most 1 points")
 
 
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
