@@ -38,11 +38,15 @@ def select(
     outcome = greedy.run()
     if spare is None:
         return outcome
-    window = need - (0 if limits.strict else SHORTFALL * whole), need + SHORTFALL * whole
-    removed = greedy.removed()
+    most = need + SHORTFALL * whole
+    windows = [(need, most)] if limits.strict else [(need, most), (need - SHORTFALL * whole, most)]
+    window, removed = windows[-1], greedy.removed()
     greedy.restore()
     path = trace(channels, price, spare.fork(), limits)
-    found = allocate(channels, price, path.curves(), limits, window, [removed])
+    curves = path.curves()
+    # A target is met in full where the multiples allow it, before it is missed by a little.
+    tries = (allocate(channels, price, curves, limits, each, [removed], [by]) for by in DIVISORS for each in windows)
+    found = next((widths for widths in tries if widths is not None), None)
     other = None if found is None else replay(channels, price, spare, limits, path, found)
     if other is not None and _is_better(other, outcome, window):
         return other
