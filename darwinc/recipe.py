@@ -10,7 +10,9 @@ from darwinc.pipeline import Pass
 
 PASSES: dict[str, str] = {
     "cull": "darwinc.passes.cull:Cull",
+    "select": "darwinc.passes.select:Select",
     "excise": "darwinc.passes.excise:Excise",
+    "adopt": "darwinc.passes.adopt:Adopt",
     "inherit": "darwinc.passes.inherit:Inherit",
     "recalibrate": "darwinc.passes.recalibrate:Recalibrate",
     "distill": "darwinc.passes.distill:Distill",

@@ -208,7 +208,7 @@ def guarantee_lines(report: Report) -> list[str]:
     """What bounds the error of every output, a line each."""
     outputs = report.guarantee.outputs if report.guarantee is not None else []
     return [
-        f"error of {row.output}: {number_text(row.measured)} measured, bound "
+        f"error of output {row.output!r}: {number_text(row.measured)} measured, bound "
         f"{'' if row.bound is None else number_text(row.bound) + ', '}{bound_text(row)}"
         for row in outputs
     ]
@@ -216,7 +216,7 @@ def guarantee_lines(report: Report) -> list[str]:
 
 def recovery_lines(report: Report) -> list[str]:
     """What became of each repair, a line each; and a line where there was none."""
-    if not any(entry.name in REPAIRS for entry in report.passes):
+    if not report.recovery and not any(entry.name in REPAIRS for entry in report.passes):
         return ["no recovery: what stays keeps its values"]
     samples = "made-up" if report.mode == "data-free" else "held-out"
     return [_recovery_line(step, samples) for step in report.recovery]

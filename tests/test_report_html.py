@@ -21,7 +21,7 @@ from darwinc.drawing import label
 from darwinc.plots import MOST_LINES, MOST_PANELS, pictures
 from darwinc.report import Report, build_report, to_markdown, write_json
 from darwinc.report_html import to_html
-from darwinc.report_page import guarantee_lines, latency_text, target_text
+from darwinc.report_page import guarantee_lines, latency_text, recovery_lines, target_text
 from darwinc.report_questions import causes_of_death, lost_most
 from darwinc.report_schema import Latency, Target
 from tests.test_report import full, smallest
@@ -252,7 +252,7 @@ def test_markdown_says_what_the_pictures_show() -> None:
 
 
 def test_outcomes_as_words() -> None:
-    assert guarantee_lines(made()) == ["error of y: 0.25 measured, bound none: vacuous from norm on"]
+    assert guarantee_lines(made()) == ["error of output 'y': 0.25 measured, bound none: vacuous from norm on"]
     slow = Latency(verdict="slower", speedup=0.8, ci95=(0.7, 0.9), noise_floor=0.02)
     assert latency_text(slow) == "slower, 0.8 times as fast (95 % interval 0.7 to 0.9, noise floor 0.02)"
     target = Target(kind="max-drop", asked=1, achieved=0.4)
@@ -276,3 +276,12 @@ def test_only_a_page_with_pictures_imports_matplotlib(tmp_path: Path) -> None:
         "assert done.exit_code == 0, done.output\nassert 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_competition_left_is_told_like_any_recovery() -> None:
+    grown = {"name": "select", "accepted": True, "error_before": 0.5, "error_after": 0.25, "notes": ["2 of 3 died"]}
+    report = build_report(smallest() | {"recovery": [grown]})
+    (line,) = recovery_lines(report)
+    assert line.startswith("select: kept")
+    assert "fell from 0.5 to 0.25" in line
+    assert recovery_lines(build_report(smallest())) == ["no recovery: what stays keeps its values"]

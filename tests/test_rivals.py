@@ -291,6 +291,7 @@ def score(group):
     return np.abs(group.filters).sum(1)
 def short(group): return [1.0]
 def words(group): return "fit"
+def failing(group): raise KeyError("gone")
 def nan(group): return np.full(len(group), np.nan)
 def negative(group): return -np.ones(len(group))
 number = 3
@@ -317,6 +318,7 @@ def test_a_function_of_the_users_ranks_groups(users: str, tmp_path: Path) -> Non
     [
         ("short", r"returned the shape \[1\] for group g; return one score for each of its 4 units"),
         ("words", "returned a str for group g; return 4 scores"),
+        ("failing", "failed for group g with KeyError"),
         ("nan", "negative or no numbers"),
         ("negative", "negative or no numbers"),
     ],

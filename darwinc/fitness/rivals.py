@@ -78,8 +78,13 @@ def users_judge(spec: str) -> Judge:
     function = found
 
     def judge(population: Population) -> Vector:
-        with current_folder_importable():
-            returned = function(population)
+        try:
+            with current_folder_importable():
+                returned = function(population)
+        except Exception as error:
+            raise UsageError(
+                f"--fitness {spec} failed for group {population.id} with {type(error).__name__} ({error}); correct it."
+            ) from error
         count = len(population)
         try:
             scores = np.asarray(returned, np.float64)
