@@ -1,4 +1,4 @@
-"""What each criterion of fitness is worth, with and without inheritance: the ablation in docs/figures.md.
+"""What each criterion of fitness is worth, with and without inheritance: the ablation in docs/fitness.md.
 
     MODELS=... DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/ablation.py ROWS.jsonl --work FOLDER [NAME ...] [0.5]
     MODELS=... DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/ablation.py ROWS.jsonl --work FOLDER --stage two

@@ -1,4 +1,4 @@
-"""Does allocation pay beside the greedy cut? Predicted loss and accuracy of a CIFAR-10 ResNet: docs/figures.md.
+"""Does allocation pay beside the greedy cut? Predicted loss and accuracy of a CIFAR-10 ResNet: docs/fitness.md.
 
     MODELS=... DATA=... python -m tests.benchmarks.allocation [cifar10_resnet20]
 

@@ -1,4 +1,4 @@
-"""Half the time and half the MACs, in ONNX Runtime on one thread: the table in docs/figures.md.
+"""Half the time and half the MACs, in ONNX Runtime on one thread: the table in docs/latency.md.
 
     MODELS=... EXPORTS=... OMP_NUM_THREADS=1 python tests/benchmarks/latency_targets.py ROWS.jsonl [NAME ...]
     python tests/benchmarks/latency_targets.py ROWS.jsonl --table

@@ -1,4 +1,4 @@
-"""LeNet-5-Caffe on MNIST with fewer parameters than a 5-10-76-16 network keeps: the figure in docs/figures.md.
+"""LeNet-5-Caffe on MNIST with fewer parameters than a 5-10-76-16 network keeps: the figure in docs/fitness.md.
 
     DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/lenet_caffe.py --work FOLDER
 

@@ -1,4 +1,4 @@
-"""Hidden units removed from the perceptron of *Pruning as Evolution*, no fine-tuning: the table in docs/figures.md.
+"""Hidden units removed from the perceptron of *Pruning as Evolution*, no fine-tuning: the table in docs/fitness.md.
 
     DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/mlp_mnist.py ROWS.jsonl --work FOLDER [0.35 0.5]
     python tests/benchmarks/mlp_mnist.py ROWS.jsonl --table

@@ -1,4 +1,4 @@
-"""Redundancy planted into trained networks: is it found, and do the answers stay? The table in docs/figures.md.
+"""Redundancy planted into trained networks: is it found, and do the answers stay? The table in docs/fitness.md.
 
     MODELS=... DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/planted.py ROWS.jsonl [NAME ...] [--fitness darwin]
     python tests/benchmarks/planted.py ROWS.jsonl --table

@@ -1,4 +1,4 @@
-"""ResNet-20 on CIFAR-10 with 27 % fewer MACs, without training and with: the figure in docs/figures.md.
+"""ResNet-20 on CIFAR-10 with 27 % fewer MACs, without training and with: the figure in docs/fitness.md.
 
     MODELS=... DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/resnet20_macs.py ROWS.jsonl [--epochs 3]
     python tests/benchmarks/resnet20_macs.py ROWS.jsonl --table
