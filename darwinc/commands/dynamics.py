@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
-from functools import wraps
 from typing import Any
 
 import click
 
+from darwinc.commands.options import gathered
 from darwinc.dynamics_options import DYNAMICS, EVIDENCE, KINDS, Dynamics
 
 Function = Callable[..., Any]
@@ -90,13 +89,4 @@ OPTIONS = (
 
 def dynamics_options(function: Function) -> Function:
     """--dynamic, --rate and the rest of `Dynamics`, as the argument `dynamics`."""
-    names = [field.name for field in fields(Dynamics)]
-
-    @wraps(function)
-    def command(*args: Any, **options: Any) -> Any:
-        dynamics = Dynamics(**{name: options.pop(name) for name in names})
-        return function(*args, dynamics=dynamics, **options)
-
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+    return gathered(function, "dynamics", Dynamics, OPTIONS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,3 +73,16 @@ def keep_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | str
         if other is not None:
             raise UsageError(f"{name} would be written over {other}, {path}; give another name.")
         seen[name] = place
+
+
+def gathered(function: Callable[..., Any], name: str, kind: type[Any], options: Sequence[Any]) -> Callable[..., Any]:
+    """A command with these options, which reach it as one argument: a dataclass whose fields they are called by."""
+    names = [field.name for field in fields(kind)]
+
+    @wraps(function)
+    def command(*args: Any, **given: Any) -> Any:
+        return function(*args, **{name: kind(**{each: given.pop(each) for each in names})}, **given)
+
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
-from functools import wraps
 from typing import Any
 
 import click
 
+from darwinc.commands.options import gathered
 from darwinc.training import COMPILING, OPTIMIZERS, PRECISIONS, Training
 
 Function = Callable[..., Any]
@@ -80,13 +79,4 @@ OPTIONS = (
 
 def training_options(function: Function) -> Function:
     """--steps, --epochs, --minutes and the rest of `Training`, as the argument `training`."""
-    names = [field.name for field in fields(Training)]
-
-    @wraps(function)
-    def command(*args: Any, **options: Any) -> Any:
-        training = Training(**{name: options.pop(name) for name in names})
-        return function(*args, training=training, **options)
-
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+    return gathered(function, "training", Training, OPTIONS)
