@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
+
+from darwinc.evolution_schema import Evolution, Generation
+from darwinc.schema_part import Part
 
 SCHEMA: Literal["darwinc.report/1"] = "darwinc.report/1"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -17,12 +20,6 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 AxisIndex = Annotated[str, Field(pattern=r"^\d+$")]
 Kept = list[int] | list[list[int]]
 Axes = Annotated[dict[AxisIndex, Kept], Field(json_schema_extra={"additionalProperties": False})]
-
-
-class Part(BaseModel):
-    """A part of the report; fields that this version doesn't know are kept as they are."""
-
-    model_config = ConfigDict(extra="allow", ser_json_inf_nan="null", protected_namespaces=())
 
 
 class Tool(Part):
@@ -245,20 +242,6 @@ class Probe(Part):
     passed: bool
 
 
-class Generation(Part):
-    """One generation of an evolution."""
-
-    generation: int
-    parents: JsonValue = None
-    offspring: JsonValue = None
-    survivor: JsonValue = None
-    fitness: float | None = None
-    parameters: int | None = None
-    synapses: int | None = None
-    kernels: int | None = None
-    quality: float | None = None
-
-
 class Skipped(Part):
     """A node that a pass left alone, and why."""
 
@@ -361,6 +344,7 @@ class Report(Part):
     dynamics: Dynamics | None = None
     search: list[Probe] = []
     recovery: list[Recovery] = []
+    evolution: Evolution | None = None
     generations: list[Generation] = []
     passes: list[PassRun] = []
     time: dict[str, float] = {}
