@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grown:
-    """What was learnt while channels died: the original with its trained weights, and the report's entry of it."""
+    """What was learnt while channels died: the smaller model with its trained weights, and the report's entry of it."""
 
     model: ir.Model
     entry: dict[str, Any]
@@ -52,6 +52,9 @@ class Job:
         grown: what survivors learnt while others died, until it is handed over.
         dynamics: the report's history of that.
         calibration: batches, twin and statistics, made by the first pass that needs them.
+        silent: weights of the smaller model of which single synapses are gone: which live, by name, in their shapes.
+            Whatever changes weights holds the others at zero.
+        evolution: the report's parts on evolution, `evolution` and `generations`.
     """
 
     original: ir.Model
@@ -73,6 +76,8 @@ class Job:
     excision: Excision | None = None
     grown: Grown | None = None
     dynamics: dict[str, Any] | None = None
+    silent: Mapping[str, Mask] = field(default_factory=dict)
+    evolution: dict[str, Any] | None = None
     recovery: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)

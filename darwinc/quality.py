@@ -11,10 +11,12 @@ import numpy as np
 from darwinc.data import Samples, fitting_batches
 from darwinc.errors import InvalidData
 from darwinc.gate import relative_error
-from darwinc.runtime import input_specs, open_session, run
+from darwinc.runtime import Feed, input_specs, open_session, run
 
 Array = np.ndarray[Any, Any]
 BATCH = 64
+ANSWER_BYTES = 256 * 2**20
+"""What the original's answers may take that are kept."""
 IGNORED = (255, -1)
 """Labels of pixels where nothing is known: 255 unless there are that many classes, else -1."""
 MOST_CLASSES = 65536
@@ -114,46 +116,85 @@ def _resized(scores: Array, size: tuple[int, ...]) -> Array:
     return found
 
 
-def compare_quality(
-    before: Path | bytes, after: Path | bytes, samples: Samples, *, split: str, threads: int = 0
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The report's `quality` and `parity` of two models on the same samples.
+class Examiner:
+    """Asks models the same questions as the original, whose answers are kept where they are small.
 
     With labels the first output is judged: `top1` for classes, `mean_iou` for maps, `label_accuracy` for yes-or-no
     labels. Without: `agreement`, the share of samples on which both choose the same class; of class probabilities for
     each pixel `pixel_agreement`; and for other outputs the relative error.
+    """
+
+    def __init__(self, original: Path | bytes, samples: Samples, *, threads: int = 0) -> None:
+        self._session = open_session(original, threads=threads)
+        self._samples, self._threads = samples, threads
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._inputs = input_specs(self._session)
+        self._answers: list[dict[str, Array]] = []
+        self._bytes = 0
+
+    def examine(self, model: Path | bytes, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The report's `quality` and `parity` of a model.
+
+        Raises:
+            InvalidData: labels that don't go with the first output.
+        """
+        session = open_session(model, threads=self._threads)
+        metrics: tuple[str, Metric, Metric] | None = None
+        errors: list[float] = []
+        for place, part in enumerate(fitting_batches(self._samples, self._inputs, BATCH)):
+            wanted, got = self._answer(place, part.feed), run(session, part.feed)
+            errors.append(relative_error([wanted[name] for name in self._names], [got[name] for name in self._names]))
+            metrics = _judged(metrics, wanted[self._names[0]], got[self._names[0]], part.labels)
+        count = len(self._samples)
+        parity = {"relative_error": float(np.mean(errors)) if errors else None, "samples": count}
+        if metrics is not None:
+            name, old, new = metrics
+            return _quality(name, old.value, new.value, old.count, split), parity
+        found = _quality("relative_error", 0.0, parity["relative_error"], count, split)
+        return {**found, "higher_is_better": False}, parity
+
+    def _answer(self, place: int, feed: Feed) -> dict[str, Array]:
+        """What the original answers to a batch."""
+        if place < len(self._answers):
+            return self._answers[place]
+        found = run(self._session, feed)
+        size = sum(np.asarray(value).nbytes for value in found.values())
+        if place == len(self._answers) and self._bytes + size <= ANSWER_BYTES:
+            self._answers.append(found)
+            self._bytes += size
+        return found
+
+
+def _judged(
+    metrics: tuple[str, Metric, Metric] | None, one: Array, two: Array, labels: Array | None
+) -> tuple[str, Metric, Metric] | None:
+    """One more batch of the original's first output and of the other model's, where there is a metric for them."""
+    if labels is not None:
+        metrics = metrics or _labelled(one, labels)
+        metrics[1].add(one, labels)
+        metrics[2].add(two, labels)
+    elif _is_scores(one) and _is_scores(two):
+        metrics = metrics or ("agreement", Accuracy(), Accuracy())
+        target = one.reshape(len(one), -1).argmax(1)
+        metrics[1].add(one, target)
+        metrics[2].add(two, target)
+    elif _is_class_map(one) and two.shape == one.shape:
+        metrics = metrics or ("pixel_agreement", YesOrNo(0.5), YesOrNo(0.5))
+        same = (classes_of(one) == classes_of(two)).astype(np.float32)
+        metrics[1].add(np.ones_like(same), np.ones_like(same))
+        metrics[2].add(same, np.ones_like(same))
+    return metrics
+
+
+def compare_quality(
+    before: Path | bytes, after: Path | bytes, samples: Samples, *, split: str, threads: int = 0
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The report's `quality` and `parity` of two models on the same samples (`Examiner`).
 
     Raises:
         InvalidData: labels that don't go with the first output.
     """
-    first, second = (open_session(model, threads=threads) for model in (before, after))
-    names = [output.name for output in first.get_outputs()]
-    metrics: tuple[str, Metric, Metric] | None = None
-    errors: list[float] = []
-    for part in fitting_batches(samples, input_specs(first), BATCH):
-        wanted, got = run(first, part.feed), run(second, part.feed)
-        errors.append(relative_error([wanted[name] for name in names], [got[name] for name in names]))
-        one, two = wanted[names[0]], got[names[0]]
-        if part.labels is not None:
-            metrics = metrics or _labelled(one, part.labels)
-            metrics[1].add(one, part.labels)
-            metrics[2].add(two, part.labels)
-        elif _is_scores(one) and _is_scores(two):
-            metrics = metrics or ("agreement", Accuracy(), Accuracy())
-            target = one.reshape(len(one), -1).argmax(1)
-            metrics[1].add(one, target)
-            metrics[2].add(two, target)
-        elif _is_class_map(one) and two.shape == one.shape:
-            metrics = metrics or ("pixel_agreement", YesOrNo(0.5), YesOrNo(0.5))
-            same = (classes_of(one) == classes_of(two)).astype(np.float32)
-            metrics[1].add(np.ones_like(same), np.ones_like(same))
-            metrics[2].add(same, np.ones_like(same))
-    parity = {"relative_error": float(np.mean(errors)) if errors else None, "samples": len(samples)}
-    if metrics is not None:
-        name, old, new = metrics
-        return _quality(name, old.value, new.value, old.count, split), parity
-    found = _quality("relative_error", 0.0, parity["relative_error"], len(samples), split)
-    return {**found, "higher_is_better": False}, parity
+    return Examiner(before, samples, threads=threads).examine(after, split)
 
 
 def _quality(metric: str, before: float, after: float | None, samples: int, split: str) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from darwinc.console import Stage
-from darwinc.passes.excise import excise
 from darwinc.pipeline import Job, Pass
 
 
 @dataclass(frozen=True)
 class Adopt(Pass):
-    """Take the weights that were trained while channels died, cut as the original was.
+    """Take the model that was trained while channels died, cut as the original was.
 
     Kept only where validation samples say that they do better than the original's own, cut alike.
     """
@@ -22,7 +21,7 @@ class Adopt(Pass):
         stage.say("handing over weights")
         accepted = bool(job.grown.entry["accepted"])
         if accepted:
-            job.model, job.excision = excise(job.grown.model, job.channels, job.dead)
+            job.model = job.grown.model
         job.recovery.append(job.grown.entry)
         job.grown = None
         return accepted

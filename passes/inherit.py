@@ -22,6 +22,7 @@ class Inherit(Repair):
         from darwinc.calibrators.calibration import calibration_of
         from darwinc.calibrators.divergence import divergence
         from darwinc.calibrators.domain import Domain
+        from darwinc.calibrators.held import silence
         from darwinc.calibrators.lockstep import Lockstep
         from darwinc.calibrators.refit import MOST_ELEMENTS, MOST_SYNTHETIC_ELEMENTS, Refitter
 
@@ -42,6 +43,7 @@ class Inherit(Repair):
         elements = MOST_ELEMENTS if calibration.rung == "data" else MOST_SYNTHETIC_ELEMENTS
         refitter = Refitter(lockstep, calibration.holdout, job.seed, elements)
         refitter.run(stage.at)
+        silence(twin.weights(), job.silent)
         after = divergence(calibration.twin, twin, judges)
         for node, reason in refitter.skipped:
             job.skip(node, reason)

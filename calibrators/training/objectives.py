@@ -293,8 +293,13 @@ class Objective:
             names += [ending.name for ending in self.matched] + [feature.name for feature in self.features]
         return list(dict.fromkeys(names))
 
+    @property
+    def asks(self) -> bool:
+        """Does the loss read the teacher's answers?"""
+        return self.share > 0
+
     def loss(self, got: Tensors, wanted: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
-        """A scalar to minimise, for one batch."""
+        """A scalar to minimise, for one batch; `wanted` is only read where the teacher is asked."""
         terms = []
         if self.share > 0:
             terms.append(self.share * self._taught(got, wanted))

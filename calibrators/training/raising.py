@@ -70,9 +70,8 @@ def raise_survivors(
     model = job.original.clone()
     course.student.write_back(model)
     course.warn(trainer, outcome)
-    scores = [
-        trainer.judge.score(course.twin(excise(each, job.channels, job.dead)[0])) for each in (job.original, model)
-    ]
+    cut, raised = (excise(each, job.channels, job.dead)[0] for each in (job.original, model))
+    scores = [trainer.judge.score(course.twin(each)) for each in (cut, raised)]
     entry = course.entry(trainer, outcome)
     died = int(np.count_nonzero(ecology.extinct >= 0))
     entry["notes"] = [
@@ -83,7 +82,7 @@ def raise_survivors(
         + ("the original's weights" if trainer.progress.began_anew else "the weights that competition left"),
     ]
     entry |= {"error_before": scores[0][0], "error_after": scores[1][0], "accepted": scores[1] < scores[0]}
-    job.grown = Grown(model, entry)
+    job.grown = Grown(raised, entry)
 
 
 def _anyone(demand: Demand) -> Mask:

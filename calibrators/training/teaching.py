@@ -23,6 +23,7 @@ from darwinc.calibrators.training.course import Course, fused
 from darwinc.calibrators.training.devices import make_fabric
 from darwinc.calibrators.training.features import Feature, find_features
 from darwinc.calibrators.training.feeding import Feeding
+from darwinc.calibrators.training.held import Held
 from darwinc.calibrators.training.labels import check_labels
 from darwinc.calibrators.training.objectives import Ending, Objective, infer_endings
 from darwinc.calibrators.training.progress import Outcome
@@ -85,7 +86,8 @@ def teach(
         Interrupted: the user or a signal stopped it.
     """
     course = enrol(job, stage, name, training, told, make_objective, options=options, dead=job.dead)
-    trainer = course.trainer(stage)
+    held = Held(job.silent, course.student.weights()) if job.silent else None
+    trainer = course.trainer(stage, held)
     outcome = trainer.run()
     job.held_out = course.held_out
     if outcome.improved:

@@ -216,8 +216,10 @@ class Trainer:
         self.student.train(portions[0].samples >= LEAST_BATCH)
         total = torch.zeros((), device=self.fabric.device)
         for place, portion in enumerate(portions):
-            with torch.no_grad(), self.fabric.autocast():
-                wanted = self._ask(portion.feed)
+            wanted: dict[str, torch.Tensor] = {}
+            if self.objective.asks:
+                with torch.no_grad(), self.fabric.autocast():
+                    wanted = self._ask(portion.feed)
             with self.fabric.no_backward_sync(self.module, enabled=place + 1 < len(portions)), self.fabric.autocast():
                 got = single(self._learn(portion.feed))
                 loss = self.objective.loss(got, wanted, portion.labels) / len(portions)
