@@ -26,12 +26,12 @@ from darwinc.data import Samples, fitting_batches, fixed_batch, samples_in, synt
 from darwinc.errors import UnsupportedOperator
 from darwinc.pipeline import Job
 from darwinc.runtime import InputSpec, inputs_of, open_session, pin, usable_feed
+from darwinc.sampling import MOST_CALIBRATING
 from darwinc.torch_graph import TorchGraph
 
 Feed = Mapping[str, npt.NDArray[np.generic]]
 
 BATCH = 64
-MOST_SAMPLES = 2048
 SYNTHETIC_MACS = 40e9
 """Made-up samples are as many as this many MACs pay for, within the bounds below."""
 FEWEST_SYNTHETIC, MOST_SYNTHETIC = 8, 512
@@ -85,7 +85,13 @@ def _added(twin: TorchGraph) -> set[str]:
 
 
 def prepare(
-    model: ir.Model, channels: Channels, samples: Samples | None, *, device: str, seed: int, limit: int = MOST_SAMPLES
+    model: ir.Model,
+    channels: Channels,
+    samples: Samples | None,
+    *,
+    device: str,
+    seed: int,
+    limit: int = MOST_CALIBRATING,
 ) -> Calibration:
     """Choose the best rung that the model and the data allow.
 

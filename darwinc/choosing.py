@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from darwinc.console import Stage
 from darwinc.errors import DarwincError
 from darwinc.passes.cull import AUTO_ALIGN, Cull
+from darwinc.passes.evolve import Evolve
 from darwinc.passes.select import Persist, Select
 from darwinc.pipeline import Job, Pass
 from darwinc.searching.drop import FitDrop
 from darwinc.searching.latency import FitTime
-from darwinc.settings import TRAINED, Settings, Target, raises, selects
+from darwinc.settings import TRAINED, Settings, Target, evolves, raises, selects
 
 
 def liked_multiples(job: Job, target: Target, settings: Settings, stage: Stage) -> tuple[int, ...]:
@@ -37,8 +38,8 @@ def liked_multiples(job: Job, target: Target, settings: Settings, stage: Stage) 
 def chooser(target: Target, settings: Settings, recovery: Sequence[Pass], multiples: tuple[int, ...] = ()) -> Cull:
     """The pass that chooses.
 
-    `multiples` are those of `liked_multiples`, `recovery` the passes that follow. A search for the largest cut tries
-    those of them that don't train; where one does, inheritance stands for all.
+    `multiples` are those of `liked_multiples`, `recovery` the passes that follow, or that every offspring gets. A
+    search for the largest cut tries those of them that don't train; where one does, inheritance stands for all.
     """
     shared = vars(
         Cull(
@@ -53,6 +54,19 @@ def chooser(target: Target, settings: Settings, recovery: Sequence[Pass], multip
             multiples,
         )
     )
+    if evolves(settings):
+        return Evolve(
+            **shared,
+            evolution=settings.evolution,
+            recovery=tuple(recovery),
+            data=str(settings.data),
+            labels=settings.labels,
+            preprocess=settings.preprocess,
+            run_dir=settings.training.run_dir,
+            resume=settings.training.resume,
+            threads=settings.threads,
+            foresees=settings.bench_seconds > 0,
+        )
     if raises(settings):
         kind = Select if selects(settings) else Persist
         return kind(

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
@@ -17,7 +16,7 @@ from darwinc.benchmark import compare as compare_latency
 from darwinc.channels import analyse
 from darwinc.choosing import chooser, liked_multiples
 from darwinc.console import Stage, Terminal
-from darwinc.cost import measure
+from darwinc.cost import CostModel, measure
 from darwinc.data import Samples, fitting_batches, open_data
 from darwinc.errors import InvalidData, Unreachable, UsageError
 from darwinc.outcome import describe, peak_memory, settle_target, stamp
@@ -30,13 +29,15 @@ from darwinc.quality import compare_quality
 from darwinc.report import build_report, file_info
 from darwinc.report_schema import Report
 from darwinc.runtime import inputs_of, open_session
+from darwinc.sampling import MOST_CALIBRATING, MOST_VALIDATION, calibrating, hold_out, hold_out_for_offspring
 from darwinc.scoring import Scoring
-from darwinc.searching.drop import MOST_VALIDATION, drop_of, hold_out
+from darwinc.searching.drop import drop_of
 from darwinc.searching.latency import better_widths
 from darwinc.settings import (
     Settings,
     Target,
     device_of,
+    evolves,
     judge,
     raises,
     recovery_passes,
@@ -47,7 +48,6 @@ from darwinc.training import Training, leads, parse_outputs
 
 __all__ = ["Result", "Scoring", "Settings", "Target", "Training", "compress"]
 
-MOST_SAMPLES = 2048
 MOST_JUDGED = 512
 
 
@@ -119,7 +119,7 @@ def compress(
         proof = prove(job, feeds)
     twin = None
     if not settings.dry_run:
-        _perform(run, job, [Adopt(), *recovery] if raises(settings) else recovery)
+        _perform(run, job, _afterwards(settings, recovery))
         if any(entry["accepted"] for entry in job.recovery):
             with _timed(run, "prove recovery"):
                 twin = prove_twin(job, feeds)
@@ -150,6 +150,13 @@ def compress(
     warnings = [*run.warnings, *_of_data(job.samples, run.test), *job.warnings]
     values |= {"warnings": warnings, "time": run.seconds, "peak_memory_bytes": peak_memory()}
     return Result(job.model, build_report(values), destination)
+
+
+def _afterwards(settings: Settings, recovery: list[Pass]) -> list[Pass]:
+    """What follows the rewrite: of offspring each had its recovery when it was raised."""
+    if evolves(settings):
+        return [Adopt()]
+    return [Adopt(), *recovery] if raises(settings) else recovery
 
 
 def _destination(source: Path, output: str | Path | None, settings: Settings) -> Path | None:
@@ -258,10 +265,11 @@ def _job(run: _Run, original: ir.Model) -> Job:
     if samples is not None and run.target.kind == "max-drop":
         job.validation, samples = hold_out(samples, settings.seed)
         job.samples = samples
-    if samples is not None and trains(settings):
-        job.lessons = samples
-        order = np.random.default_rng(settings.seed).permutation(len(samples))
-        job.samples = samples.take(np.sort(order[:MOST_SAMPLES]))
+    if samples is not None and evolves(settings):
+        macs = CostModel(channels).macs(channels.nobody())
+        job.validation, samples = hold_out_for_offspring(samples, macs, settings.seed)
+    if samples is not None and (trains(settings) or evolves(settings)):
+        job.lessons, job.samples = samples, calibrating(samples, settings.seed)
     job.device = "cpu" if works_without_torch(settings) else device_of(settings.device)
     return job
 
@@ -289,13 +297,14 @@ def _samples(run: _Run, original: ir.Model) -> Samples | None:
     Those of --test are opened too: what is wrong with either is said before any work.
     """
     settings, found, search = run.settings, None, run.target.kind == "max-drop"
+    whole = trains(settings) or evolves(settings)
     if settings.data is not None:
         found = open_data(
             settings.data,
             inputs_of(original),
             labels=settings.labels,
             preprocess=settings.preprocess,
-            limit=None if trains(settings) else MOST_SAMPLES + (MOST_VALIDATION if search else 0),
+            limit=None if whole else MOST_CALIBRATING + (MOST_VALIDATION if search else 0),
             seed=settings.seed,
             metadata=original.metadata_props,
         )
@@ -322,6 +331,8 @@ def _recovery(settings: Settings, job: Job) -> list[Pass]:
     Where they inherit, statistics are re-estimated after it, for which it takes data.
     """
     names = settings.recover
+    if names is None and evolves(settings):
+        names = _raising(settings, job)
     if names is None and raises(settings):
         names = ("none",)
     if names is None:
@@ -329,7 +340,17 @@ def _recovery(settings: Settings, job: Job) -> list[Pass]:
         names = ("inherit",) if informed else ("none",)
     if names == ("inherit",) and job.samples is not None:
         names = ("inherit", "recalibrate")
+    if evolves(settings):
+        # The folder of the run is its lineage's; an offspring that was being trained begins anew.
+        settings = replace(settings, training=replace(settings.training, run_dir=None, resume=False))
     return recovery_passes(settings, names)
+
+
+def _raising(settings: Settings, job: Job) -> tuple[str, ...]:
+    """What every offspring gets: closed forms, and training where a budget was given."""
+    labelled = job.lessons is not None and job.lessons.labels is not None
+    trained = ("finetune" if labelled else "distill",) if settings.training.has_budget else ()
+    return ("inherit", "recalibrate", *trained)
 
 
 def _perform(run: _Run, job: Job, passes: Sequence[Pass]) -> None:

@@ -11,6 +11,7 @@ from darwinc.pipeline import Pass
 PASSES: dict[str, str] = {
     "cull": "darwinc.passes.cull:Cull",
     "select": "darwinc.passes.select:Select",
+    "evolve": "darwinc.passes.evolve:Evolve",
     "excise": "darwinc.passes.excise:Excise",
     "adopt": "darwinc.passes.adopt:Adopt",
     "inherit": "darwinc.passes.inherit:Inherit",
@@ -25,6 +26,8 @@ CALIBRATORS: dict[str, str] = {
     "refit": "rectifier-aware ridge least squares of every layer, on the compressed prefix",
     "recalibrate": "mean and variance at every BatchNormalization, and at every layer without one",
     "training": "the loop of distill and finetune, what it is told, and what it sees",
+    "appraisal": "strengths of a network's channels and weights, from which offspring are drawn",
+    "upbringing": "one offspring: cut, born with its parents' weights, refitted, trained, judged",
     "trajectories": "how the weights of each channel moved, from checkpoints",
     "weights_only": "white inputs at every layer, for graphs that torch can't run",
 }

@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from darwinc.dynamics_options import DYNAMICS, Dynamics, judge_reading
 from darwinc.errors import UsageError
+from darwinc.evolution_options import EVOLUTION, Evolution
 from darwinc.graph import check_folder
 from darwinc.passes.cull import COUNTED
 from darwinc.passes.distill import Distill
@@ -27,13 +29,19 @@ RECOVERIES: dict[str, type[Pass]] = {
     "distill": Distill,
     "finetune": Finetune,
 }
-TARGETS = {**COUNTED, "latency": "fraction of latency", "max-drop": "points of the metric"}
+TARGETS = {
+    **COUNTED,
+    "latency": "fraction of latency",
+    "synapses": "fraction of non-zero weights",
+    "max-drop": "points of the metric",
+}
 TRAINED = ("distill", "finetune")
 """The recoveries that train."""
 MOST_POINTS = 100.0
 STRATEGIES = {
     "cull": "the least fit go; at once, or while the network trains where a budget is given",
     "select": "masses grow and shrink while the network trains, and what is extinct goes",
+    "evolve": "generations of offspring are synthesised, raised and judged, and the fittest survive",
 }
 
 
@@ -41,8 +49,9 @@ STRATEGIES = {
 class Target:
     """What is asked.
 
-    `sparsity`, `macs` and `latency` are fractions removed (of parameters, of MACs, of the time in ONNX Runtime),
-    `bytes` is the file's size at most, and `max-drop` the points that the metric may fall by, as small as that allows.
+    `sparsity`, `macs`, `latency` and `synapses` are fractions removed (of parameters, of MACs, of the time in ONNX
+    Runtime, of non-zero weights), `bytes` is the file's size at most, and `max-drop` the points that the metric may
+    fall by, as small as that allows.
     """
 
     kind: str
@@ -59,11 +68,13 @@ class Settings:
         test: labelled samples on which quality is measured and nothing else is done.
         strategy: one of `STRATEGIES`.
         dynamics: how channels compete while the network trains.
+        evolution: how generations evolve.
         fitness, align, max_share, protect, only: see `passes.cull.Cull`.
         scoring: options of the `darwin` fitness.
         recover: `none`, or some of `RECOVERIES` in order; None chooses.
         training: budget and options of what trains: `distill` and `finetune`, or the competition.
         loss: what `finetune` minimises (`passes.finetune.Finetune`).
+        teacher: the share of its loss that matches the original's answers.
         outputs: what outputs are, NAME=KIND,...; inferred where it isn't said.
         device: auto, cpu or cuda[:N].
         bench_seconds: how long latency is measured; 0 leaves it out.
@@ -75,6 +86,7 @@ class Settings:
     test: str | None = None
     strategy: str = "cull"
     dynamics: Dynamics = DYNAMICS
+    evolution: Evolution = EVOLUTION
     fitness: str = "darwin"
     align: int = 0
     max_share: float = 0.9
@@ -84,6 +96,7 @@ class Settings:
     recover: tuple[str, ...] | None = None
     training: Training = TRAINING
     loss: str = "auto"
+    teacher: float = 0.5
     outputs: str = ""
     device: str = "auto"
     seed: int = 0
@@ -108,6 +121,10 @@ def judge(settings: Settings, target: Target) -> None:
         raise UsageError("--max-drop takes samples on which the drop is measured; give --data.")
     settings.scoring.judge(settings.fitness)
     _known("strategy", settings.strategy, STRATEGIES)
+    if target.kind == "synapses" and not evolves(settings):
+        raise UsageError("--target-synapses leaves zeros in the weights that stay, which only --strategy evolve does.")
+    if evolves(settings):
+        _judge_evolution(settings, target)
     if raises(settings) and target.kind not in COUNTED:
         raise UsageError(
             f"The target {target.kind} is searched for, which can't be done while the network trains; use the "
@@ -118,6 +135,8 @@ def judge(settings: Settings, target: Target) -> None:
         _known("recovery", name, ("none", *RECOVERIES))
         if name in TRAINED and recover.count(name) > 1 and settings.training.run_dir is not None:
             raise UsageError(f"--recover names {name} twice, which has one checkpoint in --run-dir; name it once.")
+    if not 0 <= settings.teacher <= 1:
+        raise UsageError(f"--teacher was given as {settings.teacher:g}; it is a share from 0 to 1.")
     if "none" in recover and len(recover) > 1:
         raise UsageError("--recover none stands alone: it means that the weights stay as they are.")
     if trains(settings) and settings.data is None:
@@ -129,9 +148,9 @@ def judge(settings: Settings, target: Target) -> None:
         raise UsageError("--labels were given without --data; name the data that they belong to.")
     if settings.preprocess and settings.preprocess != FROM_MODEL:
         read_spec(settings.preprocess)
-    if raises(settings) and settings.dry_run:
+    if (raises(settings) or evolves(settings)) and settings.dry_run:
         raise UsageError(
-            "--dry-run was given, but which channels go is only known once the network was trained; plan with "
+            "--dry-run was given, but which channels go is only known once networks were trained or judged; plan with "
             "--strategy cull and no budget."
         )
     if settings.seed < 0:
@@ -140,12 +159,35 @@ def judge(settings: Settings, target: Target) -> None:
         device_of(settings.device)
 
 
+def _judge_evolution(settings: Settings, target: Target) -> None:
+    """What evolution can't do, and options that don't go together."""
+    evolution = settings.evolution
+    evolution.judge()
+    if target.kind == "max-drop":
+        raise UsageError("--max-drop is searched for by --strategy cull; give evolve a target of another kind.")
+    if target.kind == "synapses" and evolution.heredity == "clusters":
+        raise UsageError("--target-synapses takes --heredity synapses or both; clusters alone are whole channels.")
+    if settings.data is None:
+        raise UsageError("--strategy evolve takes samples to judge offspring by; give --data.")
+    if settings.fitness != "darwin":
+        raise UsageError(
+            f"--fitness {settings.fitness} was given, but evolution goes by --strength darwin or magnitude; leave it "
+            "out."
+        )
+    if settings.training.resume is False and evolution.from_generation is not None:
+        raise UsageError("--from-generation takes up an earlier run; give --resume and its --run-dir, too.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("--strategy evolve starts workers of its own; run it without torchrun, with --workers.")
+
+
 def _judge_training(settings: Settings) -> None:
     """Options of training that don't exist, or that nothing would read."""
     settings.training.judge()
     parse_outputs(settings.outputs)
     judge_loss(settings.loss)
     settings.dynamics.judge()
+    if settings.evolution != EVOLUTION and not evolves(settings):
+        raise UsageError("Options of evolution were given, but nothing evolves; add --strategy evolve.")
     judge_reading(settings.dynamics, selects=selects(settings), persists=persists(settings))
     if raises(settings) and settings.fitness != "darwin":
         raise UsageError(
@@ -159,11 +201,13 @@ def _judge_training(settings: Settings) -> None:
         options: dict[str, object] = {"steps": training.steps, "epochs": training.epochs, "minutes": training.minutes}
         options |= {"run-dir": training.run_dir, "outputs": settings.outputs or None}
         options["loss"] = None if settings.loss == "auto" else settings.loss
+        options["run-dir"] = None if evolves(settings) else training.run_dir
         for name, value in options.items():
             if value is not None:
                 raise UsageError(f"--{name} was given, but nothing is trained; add --recover distill or finetune.")
         return
-    if "finetune" not in (settings.recover or ()) and not raises(settings) and settings.loss != "auto":
+    teaches = recovers(settings) and "finetune" not in (settings.recover or ())
+    if teaches and not raises(settings) and settings.loss != "auto":
         raise UsageError("--loss was given, but distill reads no labels; add finetune to --recover.")
     # It imports torch, which takes seconds, and which training needs anyway.
     from darwinc.calibrators.training.augmentation import parse_augment
@@ -179,8 +223,10 @@ def _known(what: str, name: str, names: Iterable[str]) -> None:
 
 def _keep_checkpoints(settings: Settings) -> None:
     """An earlier run's checkpoint is gone on from or left alone, never overwritten; and there is room for a new one."""
-    if trains(settings) and settings.training.run_dir is not None:
+    if settings.training.run_dir is not None:
         check_folder(Path(settings.training.run_dir))
+    if evolves(settings):
+        return  # Its folder is a lineage, which says itself whether it's another run's.
     for name in (*TRAINED, settings.strategy) if trains(settings) else ():
         path = settings.training.checkpoint(name)
         if path is not None and path.exists() and not settings.training.resume:
@@ -199,6 +245,11 @@ def selects(settings: Settings) -> bool:
     return settings.strategy == "select"
 
 
+def evolves(settings: Settings) -> bool:
+    """Do generations evolve?"""
+    return settings.strategy == "evolve"
+
+
 def persists(settings: Settings) -> bool:
     """Are channels culled while the network trains? A budget says so that no recovery would use up."""
     return settings.strategy == "cull" and settings.training.has_budget and not recovers(settings)
@@ -211,17 +262,18 @@ def raises(settings: Settings) -> bool:
 
 def trains(settings: Settings) -> bool:
     """Is anything trained?"""
-    return recovers(settings) or raises(settings)
+    return recovers(settings) or raises(settings) or (evolves(settings) and settings.training.has_budget)
 
 
 def recovery_passes(settings: Settings, names: Iterable[str]) -> list[Pass]:
     """The recovery passes of these names, in order, with the settings' options."""
     made: list[Pass] = []
+    shared: dict[str, Any] = {"training": settings.training, "outputs": settings.outputs}
     for name in names:
         if name == "distill":
-            made.append(Distill(settings.training, outputs=settings.outputs))
+            made.append(Distill(**shared))
         elif name == "finetune":
-            made.append(Finetune(settings.training, outputs=settings.outputs, loss=settings.loss))
+            made.append(Finetune(**shared, loss=settings.loss, teacher=settings.teacher))
         elif name != "none":
             made.append(RECOVERIES[name]())
     return made
@@ -229,7 +281,8 @@ def recovery_passes(settings: Settings, names: Iterable[str]) -> list[Pass]:
 
 def works_without_torch(settings: Settings) -> bool:
     """Is nothing measured or refitted, so that torch, which takes seconds to import, isn't needed?"""
-    return settings.device in ("auto", "cpu") and settings.fitness in WEIGHTS_TELL and settings.recover == ("none",)
+    weighs = settings.fitness in WEIGHTS_TELL and not evolves(settings)
+    return settings.device in ("auto", "cpu") and weighs and settings.recover == ("none",)
 
 
 def device_of(asked: str) -> str:

@@ -107,7 +107,7 @@ def test_import_brings_torchvision_models(shell: Shell) -> None:
 def test_the_demo_needs_no_arguments(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.setattr("darwinc.models.digits.EPOCHS", 1)
-    monkeypatch.setattr("darwinc.compression.MOST_SAMPLES", 128)
+    monkeypatch.setattr("darwinc.sampling.MOST_CALIBRATING", 128)
     monkeypatch.setattr("darwinc.compression.Settings.bench_seconds", 0.1)
     before = shell.files()
     done = shell("demo", "--report", "demo.json")

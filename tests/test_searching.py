@@ -20,8 +20,9 @@ from darwinc.data import InputSpec, open_data
 from darwinc.errors import Unreachable, UsageError
 from darwinc.pipeline import Job
 from darwinc.report_schema import LatencyModel
+from darwinc.sampling import MOST_VALIDATION, hold_out
 from darwinc.searching import drop, latency
-from darwinc.searching.drop import MOST_VALIDATION, PROBES, drop_of, hold_out
+from darwinc.searching.drop import PROBES, drop_of
 from darwinc.searching.latency import MOST_ROUNDS, ROUND_SECONDS, WITHIN
 from tests.shell import Shell
 from tests.small_models import CLASSIFIER, build, images, save, save_data

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from darwinc.commands.dynamics import dynamics_options
+from darwinc.commands.evolution import evolution_options
 from darwinc.commands.options import data_options, keep_apart, model_argument, output_file, terminal_options
 from darwinc.commands.scoring import scoring_options
 from darwinc.commands.targets import target_options
 from darwinc.commands.training import training_options
 from darwinc.dynamics_options import Dynamics
 from darwinc.errors import UsageError
+from darwinc.evolution_options import Evolution
 from darwinc.training import Training, leads
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from darwinc.scoring import Scoring
 
 ALIGNMENTS = ("auto", "1", "2", "4", "8", "16", "32")
-STRATEGIES = ("cull", "select")
+STRATEGIES = ("cull", "select", "evolve")
 
 
 @click.command(short_help="Make a model smaller: calibrate, cull, rewrite, prove, report.")
@@ -42,7 +44,7 @@ STRATEGIES = ("cull", "select")
     show_default=True,
     help="cull: the least fit go, at once; or while the network trains, where a budget (--steps, --epochs, --minutes) "
     "is given and --recover names neither distill nor finetune, whose budget it is otherwise. select: selection "
-    "dynamics while the network trains.",
+    "dynamics while the network trains. evolve: generations of offspring, of which the fittest survive.",
 )
 @scoring_options
 @click.option(
@@ -52,6 +54,7 @@ STRATEGIES = ("cull", "select")
     "[default: inherit with data or BatchNormalization, else none; none after competition]",
 )
 @dynamics_options
+@evolution_options
 @training_options
 @click.option(
     "--loss",
@@ -59,6 +62,14 @@ STRATEGIES = ("cull", "select")
     show_default=True,
     metavar="LOSS",
     help="Of finetune: auto, cross-entropy, binary, dense, or package.module:function.",
+)
+@click.option(
+    "--teacher",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    metavar="SHARE",
+    help="Of finetune: the share of its loss that matches the original's answers; 0 doesn't ask it, which is faster.",
 )
 @click.option(
     "--outputs",
@@ -125,8 +136,10 @@ def compress(
     scoring: Scoring,
     recover: str | None,
     dynamics: Dynamics,
+    evolution: Evolution,
     training: Training,
     loss: str,
+    teacher: float,
     outputs: str,
     align: str,
     max_share: float,
@@ -168,6 +181,7 @@ def compress(
         test=test,
         strategy=strategy,
         dynamics=dynamics,
+        evolution=evolution,
         fitness=fitness,
         align=0 if align == "auto" else int(align),
         max_share=max_share,
@@ -177,6 +191,7 @@ def compress(
         recover=tuple(part.strip() for part in recover.split(",")) if recover else None,
         training=training,
         loss=loss,
+        teacher=teacher,
         outputs=outputs,
         device=device,
         seed=seed,

@@ -17,6 +17,7 @@ KINDS = {
     "target_macs": "macs",
     "target_bytes": "bytes",
     "target_latency": "latency",
+    "target_synapses": "synapses",
     "max_drop": "max-drop",
 }
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -30,6 +31,13 @@ OPTIONS = (
         type=_SHARE,
         metavar="R",
         help="Fraction of the time in ONNX Runtime here to remove: predicted, measured, corrected.",
+    ),
+    click.option(
+        "--target-synapses",
+        type=_SHARE,
+        metavar="S",
+        help="Of evolve: fraction of non-zero weights of convolutions and matrices to remove; single ones become "
+        "zeros, which make nothing faster.",
     ),
     click.option(
         "--max-drop",

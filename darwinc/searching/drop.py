@@ -19,25 +19,7 @@ from darwinc.quality import compare_quality
 from darwinc.selection import Limits, Path, Selection, replay, trace
 from darwinc.settings import RECOVERIES
 
-MOST_VALIDATION = 1000
-VALIDATION_SHARE = 1 / 3
-"""Of the samples, where they are few."""
-FEWEST_SAMPLES = 12
 PROBES = 7
-
-
-def hold_out(samples: Samples, seed: int) -> tuple[Samples, Samples]:
-    """The samples that a search judges by, drawn at random, and the others.
-
-    Raises:
-        UsageError: too few to do without any.
-    """
-    if len(samples) < FEWEST_SAMPLES:
-        raise UsageError(
-            f"--max-drop holds out a part of --data to judge by, but {len(samples)} samples were found; "
-            f"give at least {FEWEST_SAMPLES}."
-        )
-    return samples.split(min(VALIDATION_SHARE, MOST_VALIDATION / len(samples)), seed)
 
 
 def drop_of(original: bytes, model: bytes, validation: Samples) -> float:

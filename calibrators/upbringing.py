@@ -1,0 +1,254 @@
+"""Raising one network of an evolution: cut, born with its parents' weights, refitted, trained, judged.
+
+What a worker does. It gets a `Habitat`, which is the same for the whole run, a `Task`, and its parents' files; nothing
+else reaches the result, so that it is the same wherever it's raised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from darwinc.calibrators.appraisal import appraise
+from darwinc.evolution.positions import blended, expanded, synapse_masks, without_synapses
+
+from darwinc import graph
+from darwinc.calibrators.calibration import calibration_of
+from darwinc.calibrators.newborn import reborn
+from darwinc.channels import analyse
+from darwinc.console import Stage, Terminal
+from darwinc.cost import CostModel, measure
+from darwinc.data import open_data
+from darwinc.evolution.appraisal import Appraisal
+from darwinc.evolution.genome import Genome
+from darwinc.evolution_options import Evolution
+from darwinc.evolution_schema import Individual, Kind
+from darwinc.passes.excise import excise
+from darwinc.passes.trained import Trained
+from darwinc.pipeline import Job, Pass, run_passes
+from darwinc.quality import Examiner
+from darwinc.runtime import inputs_of
+from darwinc.sampling import calibrating, hold_out_for_offspring
+
+MODEL, GENOME, APPRAISAL = "model.onnx", "genome.npz", "appraisal.npz"
+"""The files of a network."""
+
+
+@dataclass(frozen=True, eq=False)
+class Habitat:
+    """What all networks of a run have in common.
+
+    Attributes:
+        ancestor: its ONNX file.
+        owners: of its components, as they were matched once (`Channels.owners`).
+        data, labels, preprocess: of the samples (`darwinc.data.open_data`), which every worker opens itself.
+        recovery: what is done to a network after its cut.
+        options: of evolution.
+    """
+
+    ancestor: bytes
+    owners: npt.NDArray[np.int64]
+    data: str
+    labels: str | None
+    preprocess: str | None
+    recovery: tuple[Pass, ...]
+    options: Evolution
+    seed: int
+    device: str
+
+    @property
+    def trains(self) -> bool:
+        """Are networks trained?"""
+        return any(isinstance(step, Trained) for step in self.recovery)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One network to raise.
+
+    Attributes:
+        parents: their ids, with the share that each has in the weights; none for the ancestor's own weights.
+        training: how many times the budget of one offspring it may train.
+        reborn: does it begin with new weights?
+    """
+
+    id: str
+    generation: int
+    genome: Genome
+    parents: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
+    kind: Kind = "offspring"
+    name: str | None = None
+    training: float = 1.0
+    reborn: bool = False
+
+    @property
+    def needs(self) -> list[str]:
+        """The files that it takes."""
+        return [f"{parent}/{file}" for parent in self.parents for file in (MODEL, GENOME)]
+
+
+@dataclass(frozen=True, eq=False)
+class Raised:
+    """What became of a task: the report's row, and the network's file."""
+
+    individual: Individual
+    model: bytes
+
+
+def raise_network(habitat: Habitat, task: Task, files: Mapping[str, bytes]) -> Raised:
+    """Raise a network; its `fitness` is for the driver to say."""
+    start = time.perf_counter()
+    nursery = nursery_of(habitat)
+    job = nursery.job(task, files)
+    raw = nursery.quality(job.model)
+    repairs = [step for step in habitat.recovery if not isinstance(step, Trained)]
+    lessons = [_longer(step, task.training) for step in habitat.recovery if isinstance(step, Trained)]
+    run_passes([] if task.reborn else repairs, job)
+    before = nursery.quality(job.model) if repairs and not task.reborn else raw
+    run_passes(lessons, job)
+    after = nursery.quality(job.model) if lessons else before
+    data = graph.to_bytes(job.model)
+    cost = measure(job.model)
+    individual = Individual(
+        id=task.id,
+        kind=task.kind,
+        generation=task.generation,
+        name=task.name,
+        parents=list(task.parents),
+        shares=list(task.shares),
+        genome=task.genome.digest,
+        widths=task.genome.widths(job.channels.groups),
+        quality_raw=raw,
+        quality_before=before,
+        quality=after,
+        parameters=cost.parameters,
+        macs=cost.macs,
+        bytes=len(data),
+        channels=cost.channels,
+        kernels=cost.kernels,
+        synapses=cost.synapses,
+        steps=sum((entry.get("training") or {}).get("steps", 0) for entry in job.recovery) if lessons else None,
+        seconds=time.perf_counter() - start,
+        sha256=hashlib.sha256(data).hexdigest(),
+        notes=[f"{entry['name']}: {'kept' if entry['accepted'] else 'no better, dropped'}" for entry in job.recovery],
+    )
+    return Raised(individual, data)
+
+
+def appraise_network(habitat: Habitat, name: str, files: Mapping[str, bytes]) -> bytes:
+    """The strengths of a network that was raised, as a file."""
+    nursery = nursery_of(habitat)
+    genome = Genome.from_bytes(files[f"{name}/{GENOME}"])
+    full = expanded(nursery.ancestor, nursery.channels, loaded(files[f"{name}/{MODEL}"]), genome)
+    return nursery.appraisal(full, genome).to_bytes()
+
+
+@lru_cache(maxsize=1)
+def nursery_of(habitat: Habitat) -> Nursery:
+    """The nursery of a run in this process, made once."""
+    return Nursery(habitat)
+
+
+def loaded(data: bytes) -> ir.Model:
+    """A network from the bytes of its file, which this run wrote."""
+    return ir.from_proto(onnx.load_model_from_string(data))
+
+
+class Nursery:
+    """What this process needs for every network that it raises: the ancestor, samples, calibration, a judge."""
+
+    def __init__(self, habitat: Habitat) -> None:
+        self.habitat = habitat
+        self.ancestor = loaded(habitat.ancestor)
+        self.channels = replace(analyse(self.ancestor), owners=habitat.owners)
+        samples = open_data(
+            habitat.data,
+            inputs_of(self.ancestor),
+            labels=habitat.labels,
+            preprocess=habitat.preprocess,
+            seed=habitat.seed,
+            metadata=self.ancestor.metadata_props,
+        )
+        macs = CostModel(self.channels).macs(self.channels.nobody())
+        self.validation, self.lessons = hold_out_for_offspring(samples, macs, habitat.seed)
+        self.examiner = Examiner(habitat.ancestor, self.validation, threads=habitat.options.offspring_threads)
+        job = self._empty_job()
+        calibration_of(job)
+        self.calibration = job.calibration
+
+    def _empty_job(self) -> Job:
+        habitat = self.habitat
+        job = Job(self.ancestor, self.channels, Terminal(quiet=True), habitat.seed, habitat.device)
+        job.lessons = self.lessons
+        job.samples = calibrating(self.lessons, habitat.seed)
+        job.validation = self.validation
+        return job
+
+    def job(self, task: Task, files: Mapping[str, bytes]) -> Job:
+        """A job of which the model is the task's network as it's born."""
+        job = self._empty_job()
+        job.calibration = self.calibration
+        job.seed = (self.habitat.seed + int(task.genome.digest[:8], 16)) % 2**31
+        whole = self.ancestor
+        if task.parents:
+            whole = blended(self.ancestor, self.channels, self._parents(task, files))
+        job.dead = task.genome.dead
+        model, job.excision = excise(whole, self.channels, job.dead)
+        if task.reborn:
+            model = reborn(model, job.seed)
+        job.model = without_synapses(model, self.channels, task.genome)
+        job.silent = synapse_masks(self.channels, self.ancestor, task.genome)
+        return job
+
+    def _parents(self, task: Task, files: Mapping[str, bytes]) -> Iterator[tuple[ir.Model, Genome, float]]:
+        for parent, share in zip(task.parents, task.shares, strict=True):
+            yield loaded(files[f"{parent}/{MODEL}"]), Genome.from_bytes(files[f"{parent}/{GENOME}"]), share
+
+    def quality(self, model: ir.Model) -> float:
+        """Between 0 and 1, the higher the better, on validation samples."""
+        return quality_of(self.examiner, graph.to_bytes(model))[1]
+
+    def appraisal(self, full: ir.Model, genome: Genome) -> Appraisal:
+        """Strengths of a network at the ancestor's positions."""
+        return appraise(full, self.channels, genome, self._empty_job(), self.habitat.options, Stage("appraise"))
+
+
+def quality_of(examiner: Examiner, model: bytes) -> tuple[str, float]:
+    """What quality is, and how much of it a model has, between 0 and 1, the higher the better."""
+    found, _ = examiner.examine(model, "validation")
+    value = float(found["after"]) if found["after"] is not None and np.isfinite(found["after"]) else np.inf
+    if found.get("higher_is_better", True):
+        return str(found["metric"]), value if np.isfinite(value) else 0.0
+    return "1 - relative_error", float(max(0.0, 1.0 - value))
+
+
+def _longer(step: Trained, times: float) -> Trained:
+    """A pass that trains, with so many times its budget."""
+    if times == 1.0:
+        return step
+    training = step.training
+
+    def grown(amount: float | None) -> float | None:
+        return None if amount is None else times * amount
+
+    steps = None if training.steps is None else round(times * training.steps)
+    minutes = grown(training.allowed_minutes)
+    return replace(step, training=replace(training, steps=steps, epochs=grown(training.epochs), minutes=minutes))
+
+
+def needs_of(task: Task) -> Sequence[str]:
+    """The files that a task takes."""
+    return task.needs
+
+
+def files_of_network(name: str) -> Sequence[str]:
+    """The files that an appraisal takes."""
+    return [f"{name}/{file}" for file in (MODEL, GENOME)]
