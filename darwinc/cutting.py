@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,47 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_record import Fill
+from darwinc.axis_record import ConstantUse, Fill, Ids, is_fixed
+from darwinc.channels import Channels, Mask
 
 Array = npt.NDArray[Any]
 Cuts = dict[int, list[int] | list[list[int]]]
 """The kept indices by axis; on axis 1 of the weight of a grouped convolution there may be a list per group."""
+
+
+class Cutter:
+    """Which indices of constants are kept when the components in `dead` [channels.count] go."""
+
+    def __init__(self, channels: Channels, dead: Mask) -> None:
+        self.channels, self.dead = channels, dead
+        self._grouped = {
+            (reader.node, reader.weight): reader.ids.reshape(reader.groups, -1)
+            for reader in channels.flow.readers
+            if reader.groups > 1 and reader.weight_axis == 1
+        }
+        """The inputs of each group of a grouped convolution, by the place of its weight."""
+
+    def along(self, axes: tuple[Ids, ...]) -> Cuts:
+        """The indices kept along each axis that loses any."""
+        cuts: Cuts = {}
+        for axis, ids in enumerate(axes):
+            if is_fixed(ids):
+                continue
+            living = self.channels.living(ids, self.dead)
+            if not living.all():
+                cuts[axis] = np.flatnonzero(living).tolist()
+        return cuts
+
+    def of(self, use: ConstantUse) -> Cuts:
+        """The same for a constant: groups of a convolution may have kept other inputs each."""
+        cuts = self.along(use.axes)
+        if 1 in cuts and (use.node, use.index) in self._grouped:
+            living = np.stack([self.channels.living(ids, self.dead) for ids in self._grouped[use.node, use.index]])
+            first = living[living.any(axis=1)][0]
+            living[~living.any(axis=1)] = first
+            alike = (living == first).all()
+            cuts[1] = np.flatnonzero(first).tolist() if alike else [np.flatnonzero(row).tolist() for row in living]
+        return cuts
 
 
 def is_read_only_by(source: ir.Value, known: set[tuple[ir.Node, int]]) -> bool:
@@ -57,6 +94,28 @@ def taken(tensor: ir.TensorProtocol, cuts: Cuts) -> Array:
             index = indices.reshape(len(indices), 1, -1, *(1,) * (array.ndim - 2))
             array = np.take_along_axis(by_group, index, axis=2).reshape(len(array), -1, *array.shape[2:])
     return np.ascontiguousarray(array)
+
+
+def lengths(cuts: Cuts, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of what is left of a tensor of `shape`."""
+    return tuple(int(np.shape(cuts[axis])[-1]) if axis in cuts else size for axis, size in enumerate(shape))
+
+
+def scattered(array: Array, cuts: Cuts, shape: Sequence[int]) -> Array:
+    """What was left of a tensor, back at its positions in the whole [shape], with zeros elsewhere: `taken` undone.
+
+    Of ones it is the mask of what is left.
+    """
+    for axis in sorted(cuts):
+        indices = np.asarray(cuts[axis])
+        whole = np.zeros((*array.shape[:axis], shape[axis], *array.shape[axis + 1 :]), array.dtype)
+        if indices.ndim == 1:
+            whole[(slice(None),) * axis + (indices,)] = array
+        else:
+            index = indices.reshape(len(indices), 1, -1, *(1,) * (array.ndim - 2))
+            np.put_along_axis(_by_group(whole, len(indices)), index, _by_group(array, len(indices)), axis=2)
+        array = whole
+    return array
 
 
 def zeroed(tensor: ir.TensorProtocol, cuts: Cuts, zero: Array) -> Array:

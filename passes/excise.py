@@ -11,10 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from darwinc import graph
-from darwinc.axis_record import ConstantUse, Follower, Ids, Picks, is_fixed
+from darwinc.axis_record import ConstantUse, Follower, Picks, is_fixed
 from darwinc.channels import Channels, Mask
 from darwinc.console import Stage
-from darwinc.cutting import Array, Cuts, aliases, filled, is_read_only_by, taken, zeroed
+from darwinc.cutting import Array, Cuts, Cutter, aliases, filled, is_read_only_by, lengths, taken, zeroed
 from darwinc.pipeline import Job, Pass
 from darwinc.shape_numbers import Number, Slot, Value
 from darwinc.zeroing import is_zeroed, zero_of
@@ -58,11 +58,6 @@ class Excise(Pass):
         return bool(job.excision.kept)
 
 
-def _length(cuts: Cuts, axis: int, size: int) -> int:
-    """How many positions of an axis of `size` are kept."""
-    return int(np.shape(cuts[axis])[-1]) if axis in cuts else size
-
-
 @dataclass
 class _Surgeon:
     model: ir.Model
@@ -73,12 +68,7 @@ class _Surgeon:
     def __post_init__(self) -> None:
         self.large = graph.stored_bytes(self.model) > graph.PROTOBUF_LIMIT
         self.node = dict(zip(self.channels.nodes, self.model.graph, strict=True))
-        self.grouped = {
-            (reader.node, reader.weight): reader.ids.reshape(reader.groups, -1)
-            for reader in self.channels.flow.readers
-            if reader.groups > 1 and reader.weight_axis == 1
-        }
-        """The inputs of each group of a grouped convolution, by the place of its weight."""
+        self.cutter = Cutter(self.channels, self.dead)
         self.taken = {str(value.name) for value in (*self.model.graph.inputs, *self.model.graph.initializers.values())}
         self.taken |= {str(value.name) for node in self.model.graph.all_nodes() for value in node.outputs}
 
@@ -95,32 +85,10 @@ class _Surgeon:
         for source, uses in by_source.items():
             self._cut_source(source, uses, zero=zero)
 
-    def _cuts(self, axes: tuple[Ids, ...]) -> Cuts:
-        """The indices kept along each axis that loses any."""
-        cuts: Cuts = {}
-        for axis, ids in enumerate(axes):
-            if is_fixed(ids):
-                continue
-            living = self.channels.living(ids, self.dead)
-            if not living.all():
-                cuts[axis] = np.flatnonzero(living).tolist()
-        return cuts
-
-    def _cuts_of(self, use: ConstantUse) -> Cuts:
-        """The same for a constant: groups of a convolution may have kept other inputs each."""
-        cuts = self._cuts(use.axes)
-        if 1 in cuts and (use.node, use.index) in self.grouped:
-            living = np.stack([self.channels.living(ids, self.dead) for ids in self.grouped[use.node, use.index]])
-            first = living[living.any(axis=1)][0]
-            living[~living.any(axis=1)] = first
-            alike = (living == first).all()
-            cuts[1] = np.flatnonzero(first).tolist() if alike else [np.flatnonzero(row).tolist() for row in living]
-        return cuts
-
     def _cut_source(self, source: ir.Value, uses: list[ConstantUse], *, zero: bool) -> None:
         demands: list[tuple[Cuts, list[ConstantUse]]] = []
         for use in uses:
-            cuts = self._cuts_of(use)
+            cuts = self.cutter.of(use)
             match = next((entry for entry in demands if entry[0] == cuts), None)
             if match is None:
                 demands.append((cuts, [use]))
@@ -151,13 +119,13 @@ class _Surgeon:
         if not self.large:
             return ir.Tensor(make(), tensor.dtype, name=tensor.name)
         whole = tensor.shape.numpy()
-        sizes = whole if zero is not None else [_length(cuts, axis, size) for axis, size in enumerate(whole)]
+        sizes = whole if zero is not None else lengths(cuts, whole)
         return ir.LazyTensor(lambda: ir.Tensor(make(), tensor.dtype), tensor.dtype, ir.Shape(sizes), name=tensor.name)
 
     def cut_fills(self, *, zero: bool) -> None:
         """ConstantOfShape is cut by its shape, an integer; zeroed, it takes a stored tensor to say it."""
         for fill in self.channels.flow.fills:
-            cuts = self._cuts(fill.axes)
+            cuts = self.cutter.along(fill.axes)
             if not cuts:
                 continue
             value = self.node[fill.node].outputs[0]
