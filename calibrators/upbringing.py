@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from darwinc.calibrators.appraisal import appraise
@@ -28,80 +27,14 @@ from darwinc.cost import CostModel, measure
 from darwinc.data import open_data
 from darwinc.evolution.appraisal import Appraisal
 from darwinc.evolution.genome import Genome
-from darwinc.evolution_options import Evolution
-from darwinc.evolution_schema import Individual, Kind
+from darwinc.evolution.tasks import GENOME, MODEL, Habitat, Raised, Task
+from darwinc.evolution_schema import Individual
 from darwinc.passes.excise import excise
 from darwinc.passes.trained import Trained
 from darwinc.pipeline import Job, Pass, run_passes
 from darwinc.quality import Examiner
 from darwinc.runtime import inputs_of
 from darwinc.sampling import calibrating, hold_out_for_offspring
-
-MODEL, GENOME, APPRAISAL = "model.onnx", "genome.npz", "appraisal.npz"
-"""The files of a network."""
-
-
-@dataclass(frozen=True, eq=False)
-class Habitat:
-    """What all networks of a run have in common.
-
-    Attributes:
-        ancestor: its ONNX file.
-        owners: of its components, as they were matched once (`Channels.owners`).
-        data, labels, preprocess: of the samples (`darwinc.data.open_data`), which every worker opens itself.
-        recovery: what is done to a network after its cut.
-        options: of evolution.
-    """
-
-    ancestor: bytes
-    owners: npt.NDArray[np.int64]
-    data: str
-    labels: str | None
-    preprocess: str | None
-    recovery: tuple[Pass, ...]
-    options: Evolution
-    seed: int
-    device: str
-
-    @property
-    def trains(self) -> bool:
-        """Are networks trained?"""
-        return any(isinstance(step, Trained) for step in self.recovery)
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One network to raise.
-
-    Attributes:
-        parents: their ids, with the share that each has in the weights; none for the ancestor's own weights.
-        training: how many times the budget of one offspring it may train.
-        reborn: does it begin with new weights?
-    """
-
-    id: str
-    generation: int
-    genome: Genome
-    parents: tuple[str, ...] = ()
-    shares: tuple[float, ...] = ()
-    kind: Kind = "offspring"
-    name: str | None = None
-    training: float = 1.0
-    reborn: bool = False
-
-    @property
-    def needs(self) -> list[str]:
-        """The files that it takes."""
-        return [f"{parent}/{file}" for parent in self.parents for file in (MODEL, GENOME)]
-
-
-@dataclass(frozen=True, eq=False)
-class Raised:
-    """What became of a task: the report's row, and the network's file."""
-
-    individual: Individual
-    model: bytes
-
 
 def raise_network(habitat: Habitat, task: Task, files: Mapping[str, bytes]) -> Raised:
     """Raise a network; its `fitness` is for the driver to say."""
@@ -198,18 +131,20 @@ class Nursery:
         job.calibration = self.calibration
         job.seed = (self.habitat.seed + int(task.genome.digest[:8], 16)) % 2**31
         whole = self.ancestor
-        if task.parents:
+        if task.weights:
             whole = blended(self.ancestor, self.channels, self._parents(task, files))
         job.dead = task.genome.dead
         model, job.excision = excise(whole, self.channels, job.dead)
         if task.reborn:
             model = reborn(model, job.seed)
         job.model = without_synapses(model, self.channels, task.genome)
-        job.silent = synapse_masks(self.channels, self.ancestor, task.genome)
+        job.silent = synapse_masks(self.channels, task.genome)
         return job
 
     def _parents(self, task: Task, files: Mapping[str, bytes]) -> Iterator[tuple[ir.Model, Genome, float]]:
         for parent, share in zip(task.parents, task.shares, strict=True):
+            if parent not in task.weights:
+                continue
             yield loaded(files[f"{parent}/{MODEL}"]), Genome.from_bytes(files[f"{parent}/{GENOME}"]), share
 
     def quality(self, model: ir.Model) -> float:
@@ -242,13 +177,3 @@ def _longer(step: Trained, times: float) -> Trained:
     steps = None if training.steps is None else round(times * training.steps)
     minutes = grown(training.allowed_minutes)
     return replace(step, training=replace(training, steps=steps, epochs=grown(training.epochs), minutes=minutes))
-
-
-def needs_of(task: Task) -> Sequence[str]:
-    """The files that a task takes."""
-    return task.needs
-
-
-def files_of_network(name: str) -> Sequence[str]:
-    """The files that an appraisal takes."""
-    return [f"{name}/{file}" for file in (MODEL, GENOME)]

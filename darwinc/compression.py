@@ -130,6 +130,7 @@ def compress(
         "input": file_info(run.source),
         "passes": [asdict(done) for done in run.passes],
     }
+    values |= job.evolution or {}
     if job.calibration is not None and job.samples is not None and not settings.dry_run:
         with _timed(run, "guarantee") as stage:
             values["guarantee"] = guaranteed(job, stage)
@@ -170,7 +171,7 @@ def _destination(source: Path, output: str | Path | None, settings: Settings) ->
 
 def _drop(run: _Run, job: Job) -> float | None:
     """The drop of the metric in points, on the samples that a search judged by; in a dry run as the search found it."""
-    if job.validation is None:
+    if job.validation is None or run.target.kind != "max-drop":
         return None
     if run.settings.dry_run:
         return float(max((row["removed"], row["achieved"]) for row in job.search if row["passed"])[1])

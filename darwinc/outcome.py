@@ -59,8 +59,8 @@ def settle_target(values: dict[str, Any], drop: float | None = None) -> None:
     before, after, target = values["before"], values["after"], values["target"]
     if target["kind"] == "sparsity":
         target["achieved"] = 1 - after["parameters"] / max(before["parameters"], 1)
-    elif target["kind"] == "macs":
-        target["achieved"] = 1 - after["macs"] / max(before["macs"], 1)
+    elif target["kind"] in ("macs", "synapses"):
+        target["achieved"] = 1 - after[target["kind"]] / max(before[target["kind"]], 1)
     elif target["kind"] == "latency":
         target["achieved"] = _latency_removed(values)
     elif target["kind"] == "max-drop":

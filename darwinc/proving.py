@@ -64,9 +64,9 @@ def prove_twin(job: Job, feeds: Sequence[Feed]) -> Agreement:
 def guaranteed(job: Job, stage: Stage) -> dict[str, Any] | None:
     """The report's `guarantee`: what bounds the error beside what it is.
 
-    None without calibration data, and where weights were trained: the bound is one for layers that inherit.
+    None without calibration data, and where weights may have been trained: the bound is one for layers that inherit.
     """
-    if any(entry["accepted"] and entry.get("training") for entry in job.recovery):
+    if job.evolution is not None or any(entry["accepted"] and entry.get("training") for entry in job.recovery):
         return None
     # torch takes seconds to import, which a run that measures nothing shouldn't pay.
     from darwinc.calibrators.guarantee import guarantee_of

@@ -20,7 +20,13 @@ from darwinc.report_schema import Agreement, Bound, Latency, Recovery, Report
 MISSING = "not measured"
 MET_WITHIN = 0.01
 """`selection.SHORTFALL`, which a page shouldn't take a second to import; a test keeps the two equal."""
-FRACTIONS_REMOVED = {"sparsity": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "latency"}
+FRACTIONS_REMOVED = {
+    "sparsity": "parameters",
+    "macs": "MACs",
+    "bytes": "bytes",
+    "latency": "latency",
+    "synapses": "non-zero weights",
+}
 REPAIRS = ("inherit", "recalibrate", "distill", "finetune")
 STATISTICS = {
     "data": "calibration data",
@@ -215,7 +221,9 @@ def guarantee_lines(report: Report) -> list[str]:
 
 
 def recovery_lines(report: Report) -> list[str]:
-    """What became of each repair, a line each; and a line where there was none."""
+    """What became of each repair, a line each; and a line where there was none. Offspring have lines of their own."""
+    if report.evolution is not None:
+        return []
     if not report.recovery and not any(entry.name in REPAIRS for entry in report.passes):
         return ["no recovery: what stays keeps its values"]
     samples = "made-up" if report.mode == "data-free" else "held-out"

@@ -46,7 +46,7 @@ class Evolve(Cull):
 
     def run(self, job: Job, stage: Stage) -> bool:
         # torch takes seconds to import, which only a pass that measures should pay.
-        from darwinc.evolution.generations import evolve
+        from darwinc.evolution.run import evolve
 
         evolve(job, self, stage)
         return bool(job.dead.any())

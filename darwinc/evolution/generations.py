@@ -1,0 +1,291 @@
+"""The life of a population: offspring are synthesised, raised by a crew, judged; the fittest survive and are parents.
+
+Everything that is drawn follows from the seed, the generation and the number of the offspring, and every result from
+its genome and its parents: the lineage is the same with one worker or many, and where it was stopped and resumed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from darwinc.channels import Channels
+from darwinc.console import Stage
+from darwinc.cost import Price
+from darwinc.evolution.appraisal import Appraisal
+from darwinc.evolution.crew import Crew
+from darwinc.evolution.environment import TARGETS, Environment, environment
+from darwinc.evolution.genome import Genome
+from darwinc.evolution.lineage import Lineage
+from darwinc.evolution.mating import Parent
+from darwinc.evolution.resources import costs_of
+from darwinc.evolution.synthesis import Offspring, one_shot, random_cut, synthesise
+from darwinc.evolution.tasks import APPRAISAL, GENOME, MODEL, Habitat, Raised, Rearing, Task, files_of_network, needs_of
+from darwinc.evolution.wiring import Wiring
+from darwinc.evolution_schema import Ending, Generation, Individual
+from darwinc.selection import TOLERANCE, Limits
+
+if TYPE_CHECKING:
+    from darwinc.latency import LatencyModel
+
+ONE_SHOT, RANDOM, SCRATCH = "one-shot", "random", "scratch"
+"""The controls."""
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """What doesn't change in a run.
+
+    Attributes:
+        prices: of every resource that can be limited, by resource, with everybody alive.
+        target: a kind of target, and how much of its resource (in the units of its price) it allows.
+        first: the ancestor's row of the report.
+        strengths: the ancestor's.
+        foreseen: the model of its latency, where there is one.
+    """
+
+    habitat: Habitat
+    channels: Channels
+    limits: Limits
+    prices: dict[str, Price]
+    wiring: Wiring
+    target: str
+    goal: float
+    first: Individual
+    strengths: Appraisal
+    foreseen: LatencyModel | None = None
+
+    @property
+    def ancestor(self) -> Genome:
+        """Everybody lives."""
+        return Genome(self.channels.nobody())
+
+    def costs(self, genomes: Sequence[Genome]) -> list[dict[str, float]]:
+        """What networks cost, by resource."""
+        return costs_of(genomes, self.channels, self.prices, self.wiring)
+
+    def milliseconds(self, genome: Genome) -> float | None:
+        """What a run is foreseen to take."""
+        return None if self.foreseen is None else self.foreseen.predict(genome.widths(self.channels.groups))
+
+
+@dataclass(frozen=True, eq=False)
+class Evolved:
+    """The outcome: the fittest network that meets the target, and the report's rows."""
+
+    winner: Individual
+    generations: list[Generation]
+    controls: list[Individual]
+    ended: Ending
+
+
+class Population:
+    """Raises generation after generation in a lineage, with a crew."""
+
+    def __init__(self, world: World, rearing: Rearing, lineage: Lineage, crew: Crew, stage: Stage) -> None:
+        self.world, self.rearing, self.lineage, self.crew, self.stage = world, rearing, lineage, crew, stage
+        self.options = world.habitat.options
+        self.known = {world.ancestor.digest}
+        self.pool = [world.first]
+        self.generations: list[Generation] = []
+        self._genomes = {world.first.id: world.ancestor}
+        self._start = time.monotonic()
+
+    def run(self) -> Evolved | None:
+        """Evolve until an end; None where no survivor meets the target by then."""
+        ended: Ending = "generations"
+        for number in range(1, self.options.generations + 1):
+            if self.options.hours is not None and time.monotonic() - self._start > 3600 * self.options.hours:
+                ended = "budget"
+                break
+            if not self._generation(number):
+                ended = "collapse"
+                break
+            if self.options.environment and self.meets(self.pool[0]):
+                ended = "target"
+                break
+        winner = next((each for each in self.pool if self.meets(each)), None)
+        if winner is None:
+            return None
+        controls = self._controls(winner) if self.options.controls else []
+        return Evolved(winner, self.generations, controls, ended)
+
+    def meets(self, individual: Individual) -> bool:
+        """Does a network meet the target? A size is a limit, a share is met to within a little."""
+        resource = TARGETS[self.world.target]
+        whole = self.world.costs([self.world.ancestor])[0][resource]
+        slack = 0.0 if self.world.target == "bytes" else TOLERANCE * whole
+        return self.cost(individual)[resource] <= self.world.goal + slack
+
+    def cost(self, individual: Individual) -> dict[str, float]:
+        """What a network costs, by resource."""
+        return self.world.costs([self.genome(individual)])[0]
+
+    def genome(self, individual: Individual) -> Genome:
+        """Who lives in it."""
+        if individual.id not in self._genomes:
+            self._genomes[individual.id] = Genome.from_bytes(self.lineage.read(individual.id, GENOME))
+        return self._genomes[individual.id]
+
+    # A generation --------------------------------------------------------------------------------------------------
+
+    def _generation(self, number: int) -> bool:
+        """One generation; says whether anybody of it lives on."""
+        parents = [self._parent(each) for each in self._appraised(self.pool)]
+        surroundings = environment(self.options, self.world.target, self.world.goal, number)
+        costs = self.world.costs([self.world.ancestor, *(parent.genome for parent in parents)])
+        tasks = [self._synthesised(number, index, parents, surroundings) for index in range(self.options.population)]
+        offspring = [self._fit(each, limits) for each in self._raised(tasks, number)]
+        alive = [each for each in offspring if not each.collapsed]
+        elders = [self._fit(each, limits) for each in self.pool if self._fits(each, limits)]
+        ranked = sorted([*alive, *elders], key=lambda each: (-(each.fitness or 0.0), each.id))
+        if not alive:
+            ranked = self.pool
+        self.pool = ranked[: self.options.survivors]
+        staying = {each.id for each in self.pool}
+        offspring = [each.model_copy(update={"survived": each.id in staying and bool(alive)}) for each in offspring]
+        best = self.pool[0]
+        generation = Generation(
+            generation=number,
+            parents=[parent.id for parent in parents],
+            offspring=offspring,
+            survivor=best.id,
+            survivors=[each.id for each in self.pool],
+            environment=limits,
+            fitness=best.fitness,
+            parameters=best.parameters,
+            synapses=best.synapses,
+            kernels=best.kernels,
+            quality=best.quality,
+        )
+        self.lineage.note(generation)
+        self.generations.append(generation)
+        return bool(alive)
+
+    def _parent(self, individual: Individual) -> Parent:
+        strengths = self.world.strengths
+        if self._is_trained(individual):
+            strengths = Appraisal.from_bytes(self.lineage.read(individual.id, APPRAISAL))
+        return Parent(individual.id, self.genome(individual), strengths, individual.fitness or individual.quality or 0)
+
+    def _is_trained(self, individual: Individual) -> bool:
+        """Has a network weights of its own? Without training, everybody's are the ancestor's, and so are strengths."""
+        return self.world.habitat.trains and individual.kind != "ancestor"
+
+    def _appraised(self, pool: Sequence[Individual]) -> Sequence[Individual]:
+        """The pool, its strengths known."""
+        missing = [each.id for each in pool if self._is_trained(each) and not self.lineage.has(each.id, APPRAISAL)]
+        files = {key: self.lineage.path(*key.split("/")) for name in missing for key in files_of_network(name)}
+        done = self.crew.each(self.rearing.appraise, self.world.habitat, missing, files, files_of_network)
+        for index, strengths in done:
+            self.lineage.attach(missing[index], APPRAISAL, strengths)
+        return pool
+
+    def _synthesised(self, number: int, index: int, parents: Sequence[Parent], surroundings: Environment) -> Task:
+        """One offspring: who its parents are, and who lives in it."""
+        world = self.world
+        rng = np.random.default_rng((world.habitat.seed, number, index))
+        child = synthesise(
+            parents,
+            world.channels,
+            world.prices,
+            world.limits,
+            surroundings,
+            self.options,
+            world.wiring,
+            rng,
+            self.known,
+            revive=not world.habitat.trains,
+            ancestor=world.strengths,
+        )
+        self.known.add(child.genome.digest)
+        return self._task(f"g{number:03d}-{index:03d}-{child.genome.digest[:10]}", number, child)
+
+    def _task(self, name: str, number: int, child: Offspring) -> Task:
+        self._genomes[name] = child.genome
+        own = tuple(each for each in child.parents if each != self.world.first.id) if self.world.habitat.trains else ()
+        return Task(name, number, child.genome, tuple(child.parents), tuple(child.shares), own)
+
+    def _raised(self, tasks: Sequence[Task], number: int) -> list[Individual]:
+        """The networks of some tasks, in their order; those that the lineage knows are not raised again."""
+        found = {task.id: record for task in tasks if (record := self.lineage.known(task.id)) is not None}
+        missing = [task for task in tasks if task.id not in found]
+        self._tell(number, len(found), len(tasks))
+        for raised, task in self._brought_up(missing):
+            found[task.id] = self.lineage.add(
+                self._described(raised.individual, task), {MODEL: raised.model, GENOME: task.genome.to_bytes()}
+            )
+            self._tell(number, len(found), len(tasks))
+        return [found[task.id] for task in tasks]
+
+    def _brought_up(self, tasks: Sequence[Task]) -> Iterator[tuple[Raised, Task]]:
+        files = {key: self.lineage.path(*key.split("/")) for task in tasks for key in task.needs}
+        for index, raised in self.crew.each(self.rearing.raise_, self.world.habitat, tasks, files, needs_of):
+            yield raised, tasks[index]
+
+    def _described(self, individual: Individual, task: Task) -> Individual:
+        """What only the driver knows of a network."""
+        units = np.concatenate([group.units for group in self.world.channels.groups])
+        parents = [self._genomes[name] for name in task.parents]
+        collapsed = (individual.quality or 0.0) < self.options.collapse * (self.world.first.quality or 0.0)
+        return individual.model_copy(
+            update={
+                "distance": [task.genome.distance(parent, units) for parent in parents],
+                "latency_ms": self.world.milliseconds(task.genome),
+                "collapsed": collapsed,
+            }
+        )
+
+    def _fit(self, individual: Individual, limits: dict[str, float]) -> Individual:
+        """A network with its fitness in an environment: quality, and what halves the cost is worth the price."""
+        resource = TARGETS[self.world.target]
+        cost, most = self.cost(individual)[resource], limits.get(resource, self.world.goal)
+        spared = math.log2(max(most, 1.0) / max(cost, 1.0))
+        return individual.model_copy(
+            update={"fitness": (individual.quality or 0.0) + self.options.price * max(spared, 0.0)}
+        )
+
+    def _fits(self, individual: Individual, limits: dict[str, float]) -> bool:
+        """May a network of an earlier generation stay in this environment?"""
+        cost = self.cost(individual)
+        return individual.kind != "ancestor" and all(cost[name] <= most * (1 + TOLERANCE) for name, most in limits.items())
+
+    def _tell(self, number: int, done: int, of: int) -> None:
+        best = self.pool[0]
+        self.stage.at((number - 1 + done / of) / self.options.generations)
+        said = f"best so far {100 * best.quality:.1f} %" if best.quality is not None else ""
+        self.stage.say(f"generation {number} of {self.options.generations}, offspring {done} of {of}, {said}")
+
+    # Controls ------------------------------------------------------------------------------------------------------
+
+    def _controls(self, winner: Individual) -> list[Individual]:
+        """Networks of the winner's budget that no evolution made, with the training of its whole line."""
+        world, times = self.world, float(max(winner.generation, 1))
+        limits = {name: self.cost(winner)[name] for name in self._limited()}
+        rng = np.random.default_rng((world.habitat.seed, 0, 1))
+        shared = (world.channels, world.prices, world.limits, limits, world.wiring, self.options.heredity)
+        strict = world.target == "bytes"
+        genomes = {
+            ONE_SHOT: one_shot(world.strengths, *shared, strict=strict),
+            RANDOM: random_cut(*shared, rng, strict=strict),
+        }
+        if world.habitat.trains:
+            genomes[SCRATCH] = self.genome(winner)
+        tasks = []
+        for name, genome in genomes.items():
+            id_ = f"control-{name}-{genome.digest[:10]}"
+            self._genomes[id_] = genome
+            tasks.append(
+                Task(id_, winner.generation, genome, kind="control", name=name, training=times, reborn=name == SCRATCH)
+            )
+        return [self._fit(each, limits) for each in self._raised(tasks, self.options.generations)]
+
+    def _limited(self) -> list[str]:
+        """The resources of which a control gets what the winner has."""
+        halves = {"synapses"} if self.options.heredity != "clusters" else set()
+        return sorted({TARGETS[self.world.target], *halves} - ({"latency"} if self.world.foreseen is None else set()))
