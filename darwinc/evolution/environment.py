@@ -93,13 +93,11 @@ def environment(options: Evolution, target: str, goal: float, generation: int) -
             )
         if name != "synapses" and options.heredity == "synapses":
             raise UsageError(
-                f"--heredity synapses removes no channel, so it can't save {name}; use clusters or both, or a target in "
-                "synapses."
+                f"--heredity synapses removes no channel, so it can't save {name}; use clusters or both, or a target "
+                "in synapses."
             )
     if not goal > 0:
         raise Unreachable(f"The target leaves no {resource} at all; ask for less.")
     steps = math.ceil(APPROACH * options.generations - 1e-9)
     halved = resource == "synapses" and options.heredity == "both" and not shares
-    return Environment(
-        resource, goal, min(1.0, generation / steps), shares, halved=halved, strict=resource == "bytes"
-    )
+    return Environment(resource, goal, min(1.0, generation / steps), shares, halved=halved, strict=resource == "bytes")

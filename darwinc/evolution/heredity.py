@@ -77,9 +77,7 @@ def perturbed(strengths: Weights, temperature: float, rng: np.random.Generator) 
     return np.asarray(strengths - temperature * np.log(drawn))
 
 
-def solve_threshold(
-    strengths: Vector, temperature: float, expected: Callable[[Vector], float], budget: float
-) -> float:
+def solve_threshold(strengths: Vector, temperature: float, expected: Callable[[Vector], float], budget: float) -> float:
     """The lowest threshold c at which living with `living_probability` is expected to cost no more than the budget.
 
     `expected` gives the cost of probabilities [U] of the strengths [U], and never falls where one of them grows. Where

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from darwinc.channels import Mask
 from darwinc.evolution.appraisal import Appraisal, Strengths
 from darwinc.evolution.genome import Genome
 from darwinc.fitness.statistics import Matrix, Vector
@@ -77,7 +76,7 @@ def choose_mates(pool: Sequence[Parent], count: int, how: str, rng: np.random.Ge
 
 def votes(parents: Sequence[Parent]) -> Votes:
     """In how many parents every component lives [count]."""
-    return np.sum([~parent.genome.dead for parent in parents], axis=0, dtype=np.int64)
+    return np.asarray(np.sum([~parent.genome.dead for parent in parents], axis=0, dtype=np.int64))
 
 
 def needed(parents: int, how: str, quorum: int) -> int:
@@ -124,7 +123,7 @@ def mated(
         np.where(parent.genome.dead, 0.0, parent.appraisal.clusters * factor)
         for parent, factor in zip(parents, factors, strict=True)
     ]
-    together = _together(clusters, weights, how)
+    together = _together(clusters, weights, how).astype(np.float64)
     together[votes(parents) < least] = 0.0
     synapses = {}
     for name in sorted(set.union(*(set(parent.appraisal.synapses) for parent in parents))):

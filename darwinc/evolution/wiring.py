@@ -115,7 +115,9 @@ class Wiring:
                     continue
                 may = np.array([1]) if widths is None else widths[number]
                 room = _room(len(living), len(unread), may, exact=widths is not None)
-                order = np.arange(len(unread))[::-1] if strengths is None else np.argsort(strengths[unread], kind="stable")
+                order = (
+                    np.arange(len(unread))[::-1] if strengths is None else np.argsort(strengths[unread], kind="stable")
+                )
                 going.append(unread[order[:room]])
             units = np.concatenate(going) if going else np.zeros(0, np.int64)
             if not len(units):
@@ -207,9 +209,9 @@ def _read_elsewhere(channels: Channels, inside: set[tuple[ir.Node, int]]) -> Mas
         kept = [_units(channels, axis) for output in node.outputs for axis in _axes(channels, output)]
         passed = np.unique(np.concatenate(kept)) if kept else np.zeros(0, np.int64)
         for index, value in enumerate(node.inputs):
-            for axis, ids in enumerate(_axes(channels, value)):
-                if ids is not None and not is_fixed(ids) and data.get((node, index)) != axis:
-                    found[np.setdiff1d(_units(channels, ids), passed)] = True
+            for axis, along in enumerate(_axes(channels, value)):
+                if data.get((node, index)) != axis:
+                    found[np.setdiff1d(_units(channels, along), passed)] = True
     found[0] = True
     return found
 
@@ -233,5 +235,3 @@ def _units(channels: Channels, ids: Axis) -> Indices:
     if ids is None or is_fixed(ids):
         return np.zeros(0, np.int64)
     return np.unique(channels.owners[channels.component[ids]])
-
-
