@@ -51,7 +51,8 @@ class Calibration:
 
     `twin` is None on the rung `weights`; on the rung `batchnorm` its running statistics are those of the made-up
     samples. `missing` says why there is no twin. `freed` is a feed that the file takes, where the twin is one of a copy
-    that takes longer ones (`darwinc.batching`).
+    that takes longer ones (`darwinc.batching`). `divisible` says that batches may be cut into shorter ones along the
+    first axis of every input.
     """
 
     rung: str
@@ -59,6 +60,7 @@ class Calibration:
     batches: Sequence[Feed]
     missing: str = ""
     freed: Feed | None = None
+    divisible: bool = False
 
     def twin_of(self, model: ir.Model, device: str) -> TorchGraph | None:
         """A twin of a rewrite of the model that takes the batches; None where it can't be made to in the same way."""
@@ -124,7 +126,7 @@ def statistics_of(job: Job, stage: Stage, *, gradients: bool = True, extra: Coll
     """
     calibration = calibration_of(job)
     if calibration.twin is None:
-        return from_weights(job.channels)
+        return from_weights(job.channels, model=job.original)
     stage.say(f"calibrating on {calibration.samples} samples")
     found = gather(
         calibration.twin,
@@ -137,7 +139,7 @@ def statistics_of(job: Job, stage: Stage, *, gradients: bool = True, extra: Coll
         progress=lambda done: stage.at(done / calibration.samples),
     )
     stage.at(1.0)
-    return from_weights(job.channels, found)
+    return from_weights(job.channels, found, job.original)
 
 
 def _from_data(
@@ -154,7 +156,7 @@ def _from_data(
         model, twin, channels, probe, least if samples.source.whole else _wanted(count, size, least), least
     )
     batches = [batch.feed for batch in chosen.take(slice(0, count)).batches(together.length)]
-    return Calibration("data", together.twin, batches, freed=together.freed)
+    return Calibration("data", together.twin, batches, freed=together.freed, divisible=together.length > least)
 
 
 def _made_up(model: ir.Model, twin: TorchGraph, channels: Channels, seed: int) -> Calibration:
@@ -171,7 +173,8 @@ def _made_up(model: ir.Model, twin: TorchGraph, channels: Channels, seed: int) -
     )
     batches = [batch.feed for batch in made_up.batches(together.length)]
     changed = reestimate(together.twin, batches)
-    return Calibration("batchnorm" if changed else "white", together.twin, batches, freed=together.freed)
+    rung = "batchnorm" if changed else "white"
+    return Calibration(rung, together.twin, batches, freed=together.freed, divisible=together.length > least)
 
 
 def _multiple(count: int, least: int) -> int:

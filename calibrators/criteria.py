@@ -85,21 +85,26 @@ def _darwinian(job: Job, stage: Stage, scoring: Scoring, trajectory: Trajectory 
     if trajectory is None and scoring.trajectory:
         stage.say("reading checkpoints")
         trajectory = from_checkpoints(job.channels, scoring.trajectory)
+    score = measured_score(job, stage, scoring)
+    job.channels = matched(job.channels, score.losses_of_components(job.channels.count))
+    score.assign(job.channels.owners, kin_of(job.channels))
+    if trajectory is not None:
+        score.adapt(trajectory.adaptability(job.channels))
+    return score
+
+
+def measured_score(job: Job, stage: Stage, scoring: Scoring = SCORING) -> DarwinianScore:
+    """The Darwinian Score of a job's original, with every component a unit of its own until it is told otherwise."""
     # torch takes seconds to import, which only a fitness that measures should pay.
     from darwinc.calibrators.calibration import statistics_of
 
     statistics = statistics_of(job, stage)
     parts = [part for parts in statistics.readers.values() for part in parts]
     statistics.readers.clear()
-    score = DarwinianScore(parts, scoring)
-    job.channels = matched(job.channels, score.losses_of_components(job.channels.count))
-    score.assign(job.channels.owners, _kin(job.channels))
-    if trajectory is not None:
-        score.adapt(trajectory.adaptability(job.channels))
-    return score
+    return DarwinianScore(parts, scoring)
 
 
-def _kin(channels: Channels) -> Indices:
+def kin_of(channels: Channels) -> Indices:
     """The group of each unit [count]; -1 for what is none."""
     kin = np.full(channels.count, -1)
     for number, group in enumerate(channels.groups):

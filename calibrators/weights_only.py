@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from darwinc import graph
 from darwinc.axis_record import Reader
@@ -15,18 +16,19 @@ from darwinc.channels import Channels
 from darwinc.fitness.statistics import ReaderStatistics
 
 
-def from_weights(channels: Channels, measured: Statistics | None = None) -> Statistics:
+def from_weights(channels: Channels, measured: Statistics | None = None, model: ir.Model | None = None) -> Statistics:
     """C = I and G = I / tr(W W') at every reader whose weight is a stored constant.
 
     With `measured`, only at those that were not measured (the recurrence of an LSTM, say), each as important as the
-    measured ones are on average.
+    measured ones are on average. The weights are those of the analysed model, or of another one of the same nodes.
     """
+    stands_for = channels.counterparts(model)
     readers: dict[str, list[ReaderStatistics]] = {} if measured is None else dict(measured.readers)
     importance = _importance(measured)
     for reader in channels.flow.readers:
         if str(reader.node.outputs[0].name) in readers:
             continue
-        tensor = graph.constant_tensor(reader.node.inputs[reader.weight])
+        tensor = graph.constant_tensor(stands_for[reader.node].inputs[reader.weight])
         units = channels.component[reader.ids]
         if tensor is None or not units.any():
             continue

@@ -80,6 +80,10 @@ class Channels:
         """How many positions of an axis live."""
         return int(np.count_nonzero(self.living(axis, dead)))
 
+    def counterparts(self, model: ir.Model | None = None) -> dict[ir.Node, ir.Node]:
+        """For each analysed node the one at its place in a model of the same nodes; without one, the node itself."""
+        return dict(zip(self.nodes, self.nodes if model is None else model.graph, strict=True))
+
     def nobody(self) -> Mask:
         """A mask in which every component lives."""
         return np.zeros(self.count, np.bool_)

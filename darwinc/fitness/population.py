@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from darwinc import graph
 from darwinc.axis_record import ConstantUse, is_fixed
@@ -54,14 +55,20 @@ class Population:
         return len(self.filters)
 
 
-def makers(channels: Channels) -> Iterable[tuple[ConstantUse, npt.NDArray[np.generic], list[int]]]:
-    """The weights that make channels, with the axes on which these lie: rows of matrices and filters, no vectors."""
+def makers(
+    channels: Channels, model: ir.Model | None = None
+) -> Iterable[tuple[ConstantUse, npt.NDArray[np.generic], list[int]]]:
+    """The weights that make channels, with the axes on which these lie: rows of matrices and filters, no vectors.
+
+    They are those of the analysed model, or of another one with the same nodes in the same order.
+    """
+    stands_for = channels.counterparts(model)
     read = {(reader.node, reader.weight): reader.weight_axis for reader in channels.flow.readers}
     for use in channels.flow.uses:
         made = [
             axis for axis, ids in enumerate(use.axes) if not is_fixed(ids) and read.get((use.node, use.index)) != axis
         ]
-        tensor = graph.constant_tensor(use.value)
+        tensor = graph.constant_tensor(stands_for[use.node].inputs[use.index])
         if tensor is not None and made and sum(size > 1 for size in tensor.shape.numpy()) > 1:
             yield use, tensor.numpy(), made
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from darwinc.channels import Channels
 from darwinc.errors import UsageError
@@ -120,6 +121,27 @@ def magnitudes(channels: Channels, power: int) -> npt.NDArray[np.float64]:
     total = np.zeros(channels.count)
     for use, weight, made in makers(channels):
         for axis, sums in zip(made, _sums(weight, made, power), strict=True):
+            np.add.at(total, channels.component[use.axes[axis]], sums)
+    return total
+
+
+WEAK = 0.1
+"""The share of its layer's largest weight below which a synapse counts as weak."""
+
+
+def cluster_strengths(channels: Channels, model: ir.Model | None = None) -> npt.NDArray[np.float64]:
+    """sum_i trunc(|w_i|) / Z over the weights that make each component [channels.count], Z the largest of a layer.
+
+    Weak synapses are truncated to zero. The weights are those of the analysed model, or of another one of the same
+    nodes. Source: Shafiee and Wong, "Evolutionary Synthesis of Deep Neural Networks via Synaptic Cluster-driven
+    Genetic Encoding" (2016), with |w| for w.
+    """
+    total = np.zeros(channels.count)
+    for use, weight, made in makers(channels, model):
+        strengths = np.abs(np.asarray(weight, np.float32))
+        strengths /= max(float(strengths.max(initial=0.0)), 1e-30)
+        strengths[strengths < WEAK] = 0.0
+        for axis, sums in zip(made, _sums(strengths, made, 1), strict=True):
             np.add.at(total, channels.component[use.axes[axis]], sums)
     return total
 
