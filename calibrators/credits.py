@@ -9,12 +9,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from darwinc.calibrators.calibration import BATCH, MOST_SAMPLES, Feed, calibration_of
+from darwinc.calibrators.calibration import BATCH, Feed, calibration_of
 from darwinc.calibrators.populations import find_populations
 from darwinc.data import fitting_batches
 from darwinc.fitness.statistics import Matrix, Vector
 from darwinc.pipeline import Job
 from darwinc.runtime import inputs_of
+from darwinc.sampling import MOST_CALIBRATING
 from darwinc.torch_graph import TorchGraph
 
 MOST_CLASSES = 1000
@@ -89,7 +90,7 @@ def _asked(job: Job, ancestor: ir.Model) -> Iterator[tuple[Feed, Classes]]:
     """Feeds, and the classes of their samples."""
     samples, calibration = job.samples, calibration_of(job)
     if samples is not None and samples.labels is not None and _are_classes(samples.labels):
-        order = np.random.default_rng(job.seed).permutation(len(samples))[:MOST_SAMPLES]
+        order = np.random.default_rng(job.seed).permutation(len(samples))[:MOST_CALIBRATING]
         for batch in fitting_batches(samples.take(order), inputs_of(job.original), BATCH):
             if batch.labels is not None:
                 yield batch.feed, batch.labels.astype(np.int64)

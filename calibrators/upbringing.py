@@ -15,26 +15,28 @@ from functools import lru_cache
 import numpy as np
 import onnx
 import onnx_ir as ir
-from darwinc.calibrators.appraisal import appraise
-from darwinc.evolution.positions import blended, expanded, synapse_masks, without_synapses
 
 from darwinc import graph
+from darwinc.calibrators.appraisal import appraise
 from darwinc.calibrators.calibration import calibration_of
 from darwinc.calibrators.newborn import reborn
-from darwinc.channels import analyse
+from darwinc.channels import Channels, analyse
 from darwinc.console import Stage, Terminal
-from darwinc.cost import CostModel, measure
+from darwinc.cost import CostModel, Terms, measure
 from darwinc.data import open_data
 from darwinc.evolution.appraisal import Appraisal
 from darwinc.evolution.genome import Genome
+from darwinc.evolution.positions import blended, expanded, synapse_masks, without_synapses
 from darwinc.evolution.tasks import GENOME, MODEL, Habitat, Raised, Task
 from darwinc.evolution_schema import Individual
+from darwinc.passes.cull import COUNTED
 from darwinc.passes.excise import excise
 from darwinc.passes.trained import Trained
-from darwinc.pipeline import Job, Pass, run_passes
+from darwinc.pipeline import Job, run_passes
 from darwinc.quality import Examiner
 from darwinc.runtime import inputs_of
 from darwinc.sampling import calibrating, hold_out_for_offspring
+
 
 def raise_network(habitat: Habitat, task: Task, files: Mapping[str, bytes]) -> Raised:
     """Raise a network; its `fitness` is for the driver to say."""
@@ -153,7 +155,15 @@ class Nursery:
 
     def appraisal(self, full: ir.Model, genome: Genome) -> Appraisal:
         """Strengths of a network at the ancestor's positions."""
-        return appraise(full, self.channels, genome, self._empty_job(), self.habitat.options, Stage("appraise"))
+        habitat = self.habitat
+        price = counted(self.channels, habitat.target)
+        job, stage = self._empty_job(), Stage("appraise")
+        return appraise(full, self.channels, genome, job, habitat.options, stage, price=price, scoring=habitat.scoring)
+
+
+def counted(channels: Channels, target: str) -> Terms:
+    """What strengths are about: what a kind of target counts, or parameters where it counts no channels."""
+    return CostModel(channels).terms(target if target in COUNTED else "sparsity")
 
 
 def quality_of(examiner: Examiner, model: bytes) -> tuple[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -139,6 +139,7 @@ class Population:
         parents = [self._parent(each) for each in self._appraised(self.pool)]
         surroundings = environment(self.options, self.world.target, self.world.goal, number)
         costs = self.world.costs([self.world.ancestor, *(parent.genome for parent in parents)])
+        limits = surroundings.limits(costs[0], costs[1:])
         tasks = [self._synthesised(number, index, parents, surroundings) for index in range(self.options.population)]
         offspring = [self._fit(each, limits) for each in self._raised(tasks, number)]
         alive = [each for each in offspring if not each.collapsed]
@@ -253,7 +254,8 @@ class Population:
     def _fits(self, individual: Individual, limits: dict[str, float]) -> bool:
         """May a network of an earlier generation stay in this environment?"""
         cost = self.cost(individual)
-        return individual.kind != "ancestor" and all(cost[name] <= most * (1 + TOLERANCE) for name, most in limits.items())
+        within = all(cost[name] <= most * (1 + TOLERANCE) for name, most in limits.items())
+        return within and individual.kind != "ancestor"
 
     def _tell(self, number: int, done: int, of: int) -> None:
         best = self.pool[0]

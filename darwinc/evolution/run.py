@@ -1,4 +1,4 @@
-"""From a job to the winner of an evolution: the world is described, a lineage opened, a crew hired, a population raised."""
+"""From a job to the winner of an evolution: a world, a lineage, a crew, a population."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pydantic import JsonValue
 
 from darwinc import graph
 from darwinc.calibrators.appraisal import appraise_ancestor
-from darwinc.calibrators.upbringing import appraise_network, loaded, quality_of, raise_network
+from darwinc.calibrators.upbringing import appraise_network, counted, loaded, quality_of, raise_network
 from darwinc.console import Stage
 from darwinc.cost import Price, measure
 from darwinc.errors import DarwincError, Unreachable, UsageError
 from darwinc.evolution.crew import limited, make_crew
-from darwinc.evolution.environment import TARGETS
 from darwinc.evolution.generations import Evolved, Population, World
 from darwinc.evolution.genome import Genome
 from darwinc.evolution.journal import End
@@ -53,7 +52,9 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
     options = order.evolution
     stage.say("appraising the ancestor")
     with limited(options.offspring_threads):
-        job.channels, strengths = appraise_ancestor(job, options, order.scoring, stage)
+        job.channels, strengths = appraise_ancestor(
+            job, options, stage, price=counted(job.channels, order.target), scoring=order.scoring
+        )
     habitat = _habitat(job, order)
     with limited(options.offspring_threads):
         metric, first = _first(job, habitat)
@@ -97,6 +98,8 @@ def _habitat(job: Job, order: Evolve) -> Habitat:
         order.preprocess,
         order.recovery,
         trains,
+        order.target,
+        order.scoring,
         order.evolution,
         job.seed,
         job.device,
@@ -167,8 +170,8 @@ def _goal(job: Job, order: Evolve, costs: Mapping[str, Price]) -> float:
 def _missed(order: Evolve) -> str:
     again = "add --resume" if order.run_dir is not None else "name a --run-dir, so that a run can go on"
     return (
-        f"No survivor of {order.evolution.generations} generations meets the target {order.target}={order.amount:g}; ask "
-        f"for more --generations ({again}), for less, or for a gentler --environment."
+        f"No survivor of {order.evolution.generations} generations meets the target {order.target}={order.amount:g}; "
+        f"ask for more --generations ({again}), for less, or for a gentler --environment."
     )
 
 

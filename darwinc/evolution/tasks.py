@@ -13,6 +13,7 @@ from darwinc.evolution.lineage import APPRAISAL, GENOME, MODEL
 from darwinc.evolution_options import Evolution
 from darwinc.evolution_schema import Individual, Kind
 from darwinc.pipeline import Pass
+from darwinc.scoring import Scoring
 
 __all__ = ["APPRAISAL", "GENOME", "MODEL", "Habitat", "Raised", "Rearing", "Task", "files_of_network", "needs_of"]
 
@@ -27,6 +28,8 @@ class Habitat:
         data, labels, preprocess: of the samples (`darwinc.data.open_data`), which every worker opens itself.
         recovery: what is done to a network after its cut.
         trains: do these passes train?
+        target: its kind; strengths are about what it counts.
+        scoring: options of the Darwinian Score.
         options: of evolution.
     """
 
@@ -37,6 +40,8 @@ class Habitat:
     preprocess: str | None
     recovery: tuple[Pass, ...]
     trains: bool
+    target: str
+    scoring: Scoring
     options: Evolution
     seed: int
     device: str
