@@ -113,9 +113,10 @@ def synthesise(
 
     Raises:
         Unreachable: nothing fits the environment, or nothing that isn't known.
-        UsageError: the environment limits a resource without a price.
+        UsageError: the environment limits a resource that has no price.
     """
     ground = _Ground(channels, prices, limits, wiring, options.heredity)
+    ground.priced(environment.resources)
     mates = choose_mates(parents, options.parents, options.mates, rng)
     if mates:
         inheritance = from_parents(mates, channels, wiring, options, ancestor if revive else None)
