@@ -46,7 +46,7 @@ class Environment:
     @property
     def resources(self) -> tuple[str, ...]:
         """Everything that `limits` limits, in alphabetical order."""
-        return tuple(sorted({self.target, *self.shares} | ({"clusters"} if self.halved else set())))
+        return tuple(sorted(self.shares or {self.target, *(["clusters"] if self.halved else [])}))
 
     def limits(
         self,

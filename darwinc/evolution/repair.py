@@ -104,7 +104,7 @@ class Repair:
         """Go from the widths that were drawn to such as meet every bound and come near to one of them.
 
         `choices` gives the widths for a divisor of multiples. Multiples are made finer only where bounds can't be met,
-        or all are missed by more than `SHORTFALL` of `slack` (by resource). The divisor that was needed.
+        or all are missed by more than `SHORTFALL` of `slack` (by resource). The divisor that these widths need.
 
         Raises:
             Unreachable: even at the least widths something costs more than its bound.
@@ -115,7 +115,7 @@ class Repair:
             if self._shrink():
                 self._grow(slack, fine=divisor > 1)
                 if self._is_near(slack):
-                    return divisor
+                    break
             widths = self.widths
         over = self._exceeded(0.0 if strict else TOLERANCE)
         if over:
@@ -124,6 +124,13 @@ class Repair:
                 f"No offspring fits its environment: it may have {self._bounds[name]:g} of {name}, and at least "
                 f"{self._costs[name]:g} stay; let the environment fall more slowly, or more of a group go."
             )
+        return self._needed(choices)
+
+    def _needed(self, choices: Callable[[int], Widths]) -> int:
+        """The least divisor with which all widths are among the choices."""
+        for divisor in DIVISORS[:-1]:
+            if all(width in choice for width, choice in zip(self.widths, choices(divisor), strict=True)):
+                return divisor
         return DIVISORS[-1]
 
     def _place(self, widths: Sequence[int], choices: Widths) -> None:

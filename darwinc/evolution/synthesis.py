@@ -32,10 +32,10 @@ from darwinc.selection.limits import DIVISORS
 
 STIR = 0.02
 """By how much the drift of groups grows with each draw that had been known before."""
-PATIENCE = 8
+PATIENCE = 16
 """So many known draws, and the environment becomes tighter, too: what fits best may be known already."""
 TIGHTER = 0.005
-"""By this share of a limit, with each further draw."""
+"""By this share of a limit with the first further draw, by twice as much again with the second, and so on."""
 MOST_DRAWS = 64
 
 
@@ -113,9 +113,10 @@ def synthesise(
 
     Raises:
         Unreachable: nothing fits the environment, or nothing that isn't known.
-        UsageError: the environment limits a resource without a price.
+        UsageError: the environment limits a resource that has no price.
     """
     ground = _Ground(channels, prices, limits, wiring, options.heredity)
+    ground.priced(environment.resources)
     mates = choose_mates(parents, options.parents, options.mates, rng)
     if mates:
         inheritance = from_parents(mates, channels, wiring, options, ancestor if revive else None)
@@ -177,7 +178,8 @@ def _unknown(
 ) -> tuple[Genome, int, int]:
     """Draw until a genome isn't known, with ever more drift; late, within ever tighter bounds too."""
     for number in range(MOST_DRAWS):
-        share = 1.0 - TIGHTER * max(0, number - PATIENCE)
+        late = max(0, number - PATIENCE)
+        share = (1.0 - TIGHTER) ** (late * (late + 1) / 2)
         tighter = {name: max(share * bound, min(bound, least.get(name, 1.0))) for name, bound in bounds.items()}
         genome, divisor = replace(draw, drift=draw.drift + number * STIR).once(tighter, rng)
         if genome.digest not in known:
