@@ -68,3 +68,11 @@ def linger(context: Path, item: int, files: Mapping[str, bytes]) -> None:
     """Say who works, and don't stop."""
     (context / f"{os.getpid()}").touch()
     time.sleep(60)
+
+
+def slow_sum(context: Path, item: int, files: Mapping[str, bytes]) -> tuple[str, bytes]:
+    """Leave a mark that says which Ray node begins with which item; the node and a product of matrices, after a while."""
+    node = os.environ.get("RAY_NODE_ID", "here")
+    (context / f"{item}-{node}").touch()
+    time.sleep(0.5)
+    return node, torch_sum(7, item, files)[1]
