@@ -71,8 +71,10 @@ def linger(context: Path, item: int, files: Mapping[str, bytes]) -> None:
 
 
 def slow_sum(context: Path, item: int, files: Mapping[str, bytes]) -> tuple[str, bytes]:
-    """Leave a mark that says which Ray node begins with which item; the node and a product of matrices, after a while."""
-    node = os.environ.get("RAY_NODE_ID", "here")
+    """Mark in a folder which Ray node begins with which item; the node and a product of matrices, after a while."""
+    import ray
+
+    node = str(ray.get_runtime_context().get_node_id())
     (context / f"{item}-{node}").touch()
     time.sleep(0.5)
     return node, torch_sum(7, item, files)[1]
