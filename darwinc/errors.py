@@ -50,6 +50,10 @@ class UnsupportedOperator(InputError):
         super().__init__(f"{found}; use --fitness l1, l2, fpgm or random with --recover none, which need no torch.")
         self.found = found
 
+    def __reduce__(self) -> tuple[type[UnsupportedOperator], tuple[str]]:
+        """Pickled by what was found: the sentence would get its advice twice."""
+        return type(self), (self.found,)
+
 
 class OutputError(InputError):
     """The result can't be written to the place that was asked for."""

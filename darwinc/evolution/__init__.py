@@ -6,7 +6,7 @@ heredity      from strengths and a draw to who lives, within the limits of an en
 mating        who mates with whom, and what their strengths are together
 environment   what may be kept in a generation
 synthesis     a generation's offspring from its parents
-lineage       the folder of a run: a journal, and a folder for each network
-crew          who raises offspring: this process, processes beside it, or machines (Ray)
+lineage       the folder of a run: a journal (`journal`), and a folder for each network (`keeping`: written whole)
+crew          who raises offspring: this process, `processes` beside it, or machines (`ray_crew`)
 generations   the life of a population: synthesised, raised, judged, survived
 """
