@@ -98,7 +98,12 @@ def _short(calibration: Calibration) -> Iterator[Feed]:
             if made == PASSES:
                 return
             made += 1
-            yield {name: array[start : start + size] for name, array in feed.items()} if size < length else feed
+            yield {name: _part(array, slice(start, start + size), length) for name, array in feed.items()}
+
+
+def _part(array: npt.NDArray[np.generic], part: slice, samples: int) -> npt.NDArray[np.generic]:
+    """Some samples of an input; one that has none is given whole."""
+    return array[part] if array.ndim and len(array) == samples else array
 
 
 def _living(channels: Channels, name: str, axes: tuple[Ids, ...], genome: Genome) -> Mask:
