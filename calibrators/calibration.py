@@ -7,7 +7,7 @@ layer's input is taken to be white.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,17 @@ class Calibration:
             return twin
         found = free_batch(model, self.freed, twin=twin)
         return found.twin if found.free and _added(found.twin) == _added(self.twin) else None
+
+    def cut_to(self, length: int) -> Iterator[Feed]:
+        """The batches, cut into shorter ones of so many samples where they may be."""
+        for feed in self.batches:
+            whole = samples_in(feed)
+            size = length if self.divisible else whole
+            for start in range(0, whole, size):
+                part = slice(start, start + size)
+                yield {
+                    name: array[part] if array.ndim and len(array) == whole else array for name, array in feed.items()
+                }
 
     @property
     def holdout(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 
 from darwinc.calibrators.calibration import BATCH, Feed, calibration_of
-from darwinc.calibrators.populations import find_populations
+from darwinc.calibrators.populations import Populations, find_populations
 from darwinc.data import fitting_batches
 from darwinc.fitness.statistics import Matrix, Vector
 from darwinc.pipeline import Job
@@ -19,8 +19,10 @@ from darwinc.sampling import MOST_CALIBRATING
 from darwinc.torch_graph import TorchGraph
 
 MOST_CLASSES = 1000
-PASSES = 1024
-"""So many times gradients are computed, at most, for one class and one batch each; one batch is always seen whole."""
+SLICE = 16
+"""Samples whose gradients are computed together."""
+MOST_GRADIENTS = 4096
+"""Once so many were computed, of one class and one sample each, that is enough."""
 
 Classes = npt.NDArray[np.int64]
 
@@ -38,28 +40,38 @@ def credit_of(job: Job, eligible: Sequence[bool]) -> Matrix:
     populations = find_populations(calibration.twin, job.channels, eligible)
     weights = calibration.twin.weights()
     read = [weights[name] for name in sorted({handle.weight for handle in populations.handles})]
-    pulls: torch.Tensor | None = None
-    for number, feed in enumerate(calibration.batches):
+    pulls, computed = np.zeros((len(populations), 0)), 0
+    for feed in calibration.cut_to(SLICE):
         scores = _scores(calibration.twin, feed)
         if scores is None:
             return none
-        classes = scores.shape[1]
-        if pulls is None:
-            pulls = torch.zeros(len(populations), classes, dtype=torch.float64)
-        elif (number + 1) * classes > PASSES:
+        found = _pulls(scores, read, populations, weights)
+        pulls = pulls + found if pulls.size else found
+        computed += scores.numel()
+        if computed >= MOST_GRADIENTS:
             break
-        for each in range(classes if read and scores.requires_grad else 0):
-            found = torch.autograd.grad(scores[:, each].sum(), read, retain_graph=each + 1 < classes, allow_unused=True)
-            for weight, gradient in zip(read, found, strict=True):
-                weight.grad = gradient
-            pulls[:, each] += populations.pull(weights).cpu()
+    credit = np.zeros((job.channels.count, pulls.shape[1]))
+    credit[populations.units] = np.abs(np.nan_to_num(pulls))
+    return np.asarray(credit / np.maximum(credit.sum(axis=0), 1e-30))
+
+
+def _pulls(
+    scores: torch.Tensor,
+    read: Sequence[torch.nn.Parameter],
+    populations: Populations,
+    weights: Mapping[str, torch.nn.Parameter],
+) -> Matrix:
+    """-sum over samples of z_u dy_k/dz_u for unit u and class k [U, K], of scores [N, K]; `read` are the readers'."""
+    classes = scores.shape[1]
+    pulls = np.zeros((len(populations), classes))
+    for each in range(classes if read and scores.requires_grad else 0):
+        found = torch.autograd.grad(scores[:, each].sum(), read, retain_graph=each + 1 < classes, allow_unused=True)
+        for weight, gradient in zip(read, found, strict=True):
+            weight.grad = gradient
+        pulls[:, each] = populations.pull(weights).cpu().numpy()
     for weight in read:
         weight.grad = None
-    if pulls is None:
-        return none
-    credit = np.zeros((job.channels.count, pulls.shape[1]))
-    credit[populations.units] = np.abs(np.nan_to_num(pulls.numpy()))
-    return np.asarray(credit / np.maximum(credit.sum(axis=0), 1e-30))
+    return pulls
 
 
 def merit_of(job: Job, ancestor: ir.Model) -> Vector:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import torch
 
 from darwinc import graph
 from darwinc.axis_record import Ids
-from darwinc.calibrators.calibration import Calibration, Feed, calibration_of
+from darwinc.calibrators.calibration import Feed, calibration_of
 from darwinc.calibrators.statistics import curvature_objective
 from darwinc.channels import Channels, Mask
 from darwinc.console import Stage
@@ -60,7 +61,7 @@ def synapse_strengths(job: Job, genome: Genome, strength: str, stage: Stage) -> 
     calibration = calibration_of(job)
     if calibration.twin is not None:
         stage.say("weighing synapses")
-        squares = squared_gradients(calibration.twin, list(living), _short(calibration), job.seed)
+        squares = squared_gradients(calibration.twin, list(living), islice(calibration.cut_to(SLICE), PASSES), job.seed)
         for name, found in squares.items():
             costs[name] = np.asarray(0.5 * np.square(stored[name].numpy(), dtype=np.float32) * found, np.float32)
     return _ranked(living, costs, sizes)
@@ -86,19 +87,6 @@ def squared_gradients(twin: TorchGraph, names: list[str], feeds: Iterator[Feed],
             if gradient is not None:
                 total += gradient.square()
     return {name: (total.detach() / max(samples, 1)).cpu().numpy() for name, total in totals.items()}
-
-
-def _short(calibration: Calibration) -> Iterator[Feed]:
-    """The batches, cut into short ones where they may be; the first of them."""
-    made = 0
-    for feed in calibration.batches:
-        length = samples_in(feed)
-        size = SLICE if calibration.divisible else length
-        for start in range(0, length, size):
-            if made == PASSES:
-                return
-            made += 1
-            yield {name: array[start : start + size] for name, array in feed.items()} if size < length else feed
 
 
 def _living(channels: Channels, name: str, axes: tuple[Ids, ...], genome: Genome) -> Mask:
