@@ -51,8 +51,8 @@ class Specimen:
     """What is to be exported: a module in eval mode, inputs that it takes, and the exported program it is from, if any.
 
     `free_batch`: a free batch axis makes sense; a program's axes are as free as they were exported. `comparable`: ONNX
-    Runtime must answer like torch; random detectors don't, their boxes all score the same. `names`: of the input and the
-    output in the file, for a network of one each; the exporter's own where None.
+    Runtime must answer like torch; random detectors don't, their boxes all score the same. `names`: of the input and
+    the output in the file, for a network of one each; the exporter's own where None.
     """
 
     label: str

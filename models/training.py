@@ -21,7 +21,7 @@ from darwinc.errors import InvalidData, UsageError
 from darwinc.graph import check_writable
 from darwinc.models import NETWORKS
 from darwinc.models.exporting import Specimen, export
-from darwinc.models.recipes import RECIPES, Recipe
+from darwinc.models.recipes import Recipe
 from darwinc.user_code import named
 
 Built = tuple[nn.Module, tuple[torch.Tensor, ...]]
@@ -67,9 +67,15 @@ def train_reference(
     lessons = read_lessons(data)
     _check(lessons, network, inputs[0], data)
     with terminal.stage(f"training {name}") as stage:
-        train(network.to(place, memory_format=torch.channels_last), lessons, recipe, seed=seed, stage=stage, tell=terminal.note)
-    label = f"the trained {name}"
-    export(Specimen(label, network.to("cpu", memory_format=torch.contiguous_format), inputs, names=("input", "scores")), output)
+        train(
+            network.to(place, memory_format=torch.channels_last),
+            lessons,
+            recipe,
+            seed=seed,
+            stage=stage,
+            tell=terminal.note,
+        )
+    export(Specimen(f"the trained {name}", network.cpu(), inputs, names=("input", "scores")), output)
     return output
 
 
@@ -103,7 +109,9 @@ def read_lessons(path: Path) -> Lessons:
     x, y = arrays["x"], arrays["y"]
     if x.dtype != np.float32 or x.ndim != 4 or not np.isfinite(x).all():
         raise InvalidData(f"{path} holds x of {x.dtype} {list(x.shape)}; give finite float32 [N, C, H, W].")
-    if y.dtype != np.int64 or y.shape not in (x.shape[:1], (len(x), *x.shape[2:])) or not y.size:
+    if not x.size:
+        raise InvalidData(f"{path} holds no samples, its x is {list(x.shape)}; give at least one.")
+    if y.dtype != np.int64 or y.shape not in (x.shape[:1], (len(x), *x.shape[2:])):
         raise InvalidData(f"{path} holds y of {y.dtype} {list(y.shape)}; give int64 [N] or [N, H, W] as x has them.")
     return Lessons(torch.from_numpy(x), torch.from_numpy(y))
 
@@ -116,12 +124,14 @@ def _check(lessons: Lessons, network: nn.Module, example: torch.Tensor, path: Pa
     with torch.no_grad():
         scores = network.eval()(lessons.images[:1])
     if scores.shape[2:] != lessons.labels.shape[1:]:
-        wanted = ", ".join(map(str, ["N", *scores.shape[2:]]))
-        raise InvalidData(f"{path} holds y {list(lessons.labels.shape)}; this network wants [{wanted}].")
-    known = lessons.labels[lessons.labels != IGNORED]
-    if known.numel() and (int(known.min()) < 0 or int(known.max()) >= scores.shape[1]):
-        raise InvalidData(f"{path} holds classes from {int(known.min())} to {int(known.max())}; give 0 to "
-                          f"{scores.shape[1] - 1}.")  # fmt: skip
+        axes = ", ".join(map(str, ["N", *scores.shape[2:]]))
+        raise InvalidData(f"{path} holds y {list(lessons.labels.shape)}; this network wants [{axes}].")
+    known, classes = lessons.labels[lessons.labels != IGNORED], scores.shape[1]
+    if not known.numel():
+        raise InvalidData(f"{path} holds y of {IGNORED} only, which counts as unknown; give 0 to {classes - 1}.")
+    low, high = int(known.min()), int(known.max())
+    if low < 0 or high >= classes:
+        raise InvalidData(f"{path} holds classes from {low} to {high}; give 0 to {classes - 1}.")
 
 
 def train(
@@ -135,7 +145,8 @@ def train(
 ) -> None:
     """Train in place, on the network's own device; ends in eval mode.
 
-    The seed orders and moves the samples, step by step, the same on every device.
+    The seed orders and moves the samples, step by step, the same on every device. Channels lie last meanwhile, which
+    is faster.
     """
     place = next(network.parameters()).device
     count, optimizer = len(lessons.labels), _optimizer(network, recipe)
@@ -145,7 +156,7 @@ def train(
     )
     augmentation = _augmentation(lessons, recipe)
     stage.progress(recipe.epochs * steps)
-    network.train()
+    network.to(memory_format=torch.channels_last).train()
     for epoch in range(recipe.epochs):
         order, total = np.random.default_rng((seed, 0, epoch)).permutation(count), 0.0
         for step in range(steps):
@@ -160,7 +171,7 @@ def train(
             total += float(loss.detach()) * len(rows)
             stage.advance()
         tell(f"epoch {epoch + 1} of {recipe.epochs}: loss {total / count:.4f}")
-    network.eval()
+    network.to(memory_format=torch.contiguous_format).eval()
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

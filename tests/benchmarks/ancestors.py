@@ -6,7 +6,7 @@ Writes FOLDER/*.npz (`data`) and FOLDER/NETWORK.onnx, everything where nothing i
 recipe of `darwinc.models.recipes`, seed 0, the last epoch counts, and is scored on what it never saw. The splits:
 
 - mnist_train (60,000), mnist_test (10,000): padded to 32 x 32 with the background's colour.
-- cifar_train (train[:44000]), cifar_select ([44000:45000]), cifar_report ([45000:50000] and the first 1,000 test images).
+- cifar_train (train[:44000]), cifar_select ([44000:45000]), cifar_report ([45000:50000] and 1,000 test images).
 - ecssd_train (600), ecssd_select (100), ecssd_test (300): a permutation of all 1,000 by seed 0; 128 x 128 pixels,
   masks [N, 128, 128] of 0 and 1.
 - transfer: 128 x 128 pixels of 1,000 ImageNet and 64 COCO images, no labels.
@@ -43,7 +43,7 @@ ECSSD_SPLITS = {"ecssd_train": (0, 600), "ecssd_select": (600, 700), "ecssd_test
 
 
 def save(path: Path, **arrays: np.ndarray) -> None:
-    np.savez(path, **arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
     print(f"{path}: {', '.join(f'{name} {list(array.shape)}' for name, array in arrays.items())}", flush=True)
 
 
