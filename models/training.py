@@ -68,7 +68,7 @@ def train_reference(
     _check(lessons, network, inputs[0], data)
     with terminal.stage(f"training {name}") as stage:
         train(
-            network.to(place, memory_format=torch.channels_last),
+            network.to(place),
             lessons,
             recipe,
             seed=seed,

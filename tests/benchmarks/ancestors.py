@@ -32,7 +32,7 @@ from darwinc.images import find_images
 from darwinc.models.recipes import RECIPES
 from darwinc.models.saliency import SIZE
 from darwinc.models.training import train_reference
-from tests.benchmarks import mnist
+from tests.benchmarks import mnist, saliency_scores
 from tests.benchmarks.cifar_resnet import prepared, read
 
 TRAINED_ON = {"lenet_mnist": "mnist_train", "lenet_cifar": "cifar_train", "saliency": "ecssd_train"}
@@ -87,6 +87,8 @@ def write_saliency(folder: Path, data: Path) -> None:
 
 def score(name: str, folder: Path) -> str:
     """What the network is worth on the split that it never saw."""
+    if name == "saliency":
+        return str(saliency_scores.score(folder / f"{name}.onnx", folder / f"{SCORED_ON[name]}.npz"))
     with np.load(folder / f"{SCORED_ON[name]}.npz", allow_pickle=False) as split:
         told = mnist.accuracy(folder / f"{name}.onnx", split["x"], split["y"])
     return f"accuracy {told:.2f} %"
