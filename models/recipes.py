@@ -33,13 +33,16 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     # MatConvNet's cifar example, which the papers start from: 45 epochs of SGD, batch 100, rates 0.05, 0.005 and
-    # 0.0005 for 30, 10 and 5 epochs, decay 1e-4, no augmentation.
+    # 0.0005 for 30, 10 and 5 epochs, decay 1e-4, no augmentation. Their ancestor has 77.1 % on CIFAR-10.
     "lenet_mnist": Recipe(epochs=6, batch=100, optimizer="adamw", peak=3e-3, weight_decay=1e-2, augment=("shift",)),
     "lenet_cifar": Recipe(
         epochs=25, batch=100, optimizer="adamw", peak=3e-3, weight_decay=1e-2, augment=("flip", "shift")
     ),
+    # Caffe's own: 10,000 steps of SGD, batch 64, a rate that falls from 0.01, decay 5e-4, no augmentation.
     "lenet_caffe": Recipe(epochs=8, batch=128, optimizer="adamw", peak=2e-3, weight_decay=1e-4, augment=("shift",)),
+    # The dense one has about 98 % in *Pruning as Evolution*.
     "mlp": Recipe(epochs=8, batch=128, optimizer="adamw", peak=2e-3, weight_decay=1e-4, augment=("shift",)),
+    # The papers' ancestor, of full width, has an F_beta of 0.875.
     "saliency": Recipe(epochs=40, batch=10, optimizer="adamw", peak=5e-4, weight_decay=1e-2, augment=("flip", "shift")),
     # He et al. 2016: 64,000 steps of SGD, batch 128, rate 0.1, a tenth after half and after three quarters of the
     # steps, decay 1e-4, flip and shift: 91.25 and 93.03 %.

@@ -34,6 +34,10 @@ class Lessons:
     images: torch.Tensor
     labels: torch.Tensor
 
+    def at(self, place: torch.device) -> Lessons:
+        """The same on a device: they are small beside what it holds, and moved there once."""
+        return Lessons(self.images.to(place), self.labels.to(place))
+
 
 def train_reference(
     name: str,
@@ -67,14 +71,7 @@ def train_reference(
     lessons = read_lessons(data)
     _check(lessons, network, inputs[0], data)
     with terminal.stage(f"training {name}") as stage:
-        train(
-            network.to(place),
-            lessons,
-            recipe,
-            seed=seed,
-            stage=stage,
-            tell=terminal.note,
-        )
+        train(network.to(place), lessons, recipe, seed=seed, stage=stage, tell=terminal.note)
     export(Specimen(f"the trained {name}", network.cpu(), inputs, names=("input", "scores")), output)
     return output
 
@@ -126,10 +123,11 @@ def _check(lessons: Lessons, network: nn.Module, example: torch.Tensor, path: Pa
     if scores.shape[2:] != lessons.labels.shape[1:]:
         axes = ", ".join(map(str, ["N", *scores.shape[2:]]))
         raise InvalidData(f"{path} holds y {list(lessons.labels.shape)}; this network wants [{axes}].")
-    known, classes = lessons.labels[lessons.labels != IGNORED], scores.shape[1]
-    if not known.numel():
-        raise InvalidData(f"{path} holds y of {IGNORED} only, which counts as unknown; give 0 to {classes - 1}.")
-    low, high = int(known.min()), int(known.max())
+    known, classes = lessons.labels != IGNORED, scores.shape[1]
+    unknown = int((~known.reshape(len(known), -1).any(1)).sum())
+    if unknown:
+        raise InvalidData(f"{path} holds {unknown} samples whose y is {IGNORED}, not known, throughout; drop them.")
+    low, high = int(lessons.labels[known].min()), int(lessons.labels[known].max())
     if low < 0 or high >= classes:
         raise InvalidData(f"{path} holds classes from {low} to {high}; give 0 to {classes - 1}.")
 
@@ -148,7 +146,7 @@ def train(
     The seed orders and moves the samples, step by step, the same on every device. Channels lie last meanwhile, which
     is faster.
     """
-    place = next(network.parameters()).device
+    lessons = lessons.at(next(network.parameters()).device)
     count, optimizer = len(lessons.labels), _optimizer(network, recipe)
     steps = -(-count // recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -162,8 +160,8 @@ def train(
         for step in range(steps):
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
             images, labels = _batch(lessons, rows, augmentation, (seed, epoch * steps + step))
-            scores = network(images.to(place, memory_format=torch.channels_last))
-            loss = nn.functional.cross_entropy(scores, labels.to(place), ignore_index=IGNORED)
+            scores = network(images.contiguous(memory_format=torch.channels_last))
+            loss = nn.functional.cross_entropy(scores, labels, ignore_index=IGNORED)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()

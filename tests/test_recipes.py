@@ -121,8 +121,8 @@ BAD: dict[str, tuple[dict[str, np.ndarray], str]] = {
         "y [2, 32, 32]; this network wants [N]",
     ),
     "nothing known": (
-        {"x": np.zeros((2, 1, 32, 32), np.float32), "y": np.array([255, 255])},
-        "y of 255 only, which counts as unknown; give 0 to 9",
+        {"x": np.zeros((2, 1, 32, 32), np.float32), "y": np.array([255, 3])},
+        "1 samples whose y is 255, not known, throughout",
     ),
     "a class too many": (
         {"x": np.zeros((2, 1, 32, 32), np.float32), "y": np.array([0, 10])},
