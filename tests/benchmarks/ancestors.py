@@ -1,18 +1,20 @@
 """The networks that evolution starts from, and their data: every file that the benchmarks of generations read.
 
-    DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/ancestors.py FOLDER [data] [lenet_mnist] [lenet_cifar] [saliency]
+    DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/ancestors.py FOLDER [data] [NETWORK ...]
 
-Writes FOLDER/*.npz (`data`) and FOLDER/NETWORK.onnx, everything where nothing is named; a network is trained by the
-recipe of `darwinc.models.recipes`, seed 0, the last epoch counts, and is scored on what it never saw. The splits:
+Writes FOLDER/*.npz (`data`) and FOLDER/NETWORK.onnx; where nothing is named, the data, lenet_mnist, lenet_cifar and
+saliency. A network is trained by the recipe of `darwinc.models.recipes`, seed 0, the last epoch counts, and is scored
+on what it never saw. The splits:
 
-- mnist_train (60,000), mnist_test (10,000): padded to 32 x 32 with the background's colour.
+- mnist_train (60,000), mnist_test (10,000): 28 x 28, padded to 32 x 32 with the background's colour; mnist28_train and
+  mnist28_test without the padding.
 - cifar_train (train[:44000]), cifar_select ([44000:45000]), cifar_report ([45000:50000] and 1,000 test images).
 - ecssd_train (600), ecssd_select (100), ecssd_test (300): a permutation of all 1,000 by seed 0; 128 x 128 pixels,
   masks [N, 128, 128] of 0 and 1.
 - transfer: 128 x 128 pixels of 1,000 ImageNet and 64 COCO images, no labels.
 
 Images of the last two are stretched to the square and have ImageNet's mean and deviation. The saliency network has a
-quarter of VGG16's width (`WIDTHS`) and no pretraining, unlike the papers'.
+quarter of VGG16's width and no pretraining, unlike the papers'.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import argparse
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,7 @@ import torch
 from PIL import Image
 
 from darwinc.console import Terminal
+from darwinc.data_sources import load_archive
 from darwinc.images import find_images
 from darwinc.models.recipes import RECIPES
 from darwinc.models.saliency import SIZE
@@ -35,9 +39,26 @@ from darwinc.models.training import train_reference
 from tests.benchmarks import mnist, saliency_scores
 from tests.benchmarks.cifar_resnet import prepared, read
 
-TRAINED_ON = {"lenet_mnist": "mnist_train", "lenet_cifar": "cifar_train", "saliency": "ecssd_train"}
-SCORED_ON = {"lenet_mnist": "mnist_test", "lenet_cifar": "cifar_report", "saliency": "ecssd_test"}
-WIDTHS = {"saliency": 0.25}
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A network's training and test data, and its width where it has several."""
+
+    trained_on: str
+    scored_on: str
+    width: float | None = None
+
+
+ANCESTORS = {
+    "lenet_mnist": Ancestor("mnist_train", "mnist_test"),
+    "lenet_cifar": Ancestor("cifar_train", "cifar_report"),
+    "saliency": Ancestor("ecssd_train", "ecssd_test", width=0.25),
+    "lenet_caffe": Ancestor("mnist28_train", "mnist28_test"),
+    "mlp": Ancestor("mnist28_train", "mnist28_test"),
+    "resnet20": Ancestor("cifar_train", "cifar_report"),
+    "resnet56": Ancestor("cifar_train", "cifar_report"),
+}
+DEFAULT = ("data", "lenet_mnist", "lenet_cifar", "saliency")
 PADDING = 2
 ECSSD_SPLITS = {"ecssd_train": (0, 600), "ecssd_select": (600, 700), "ecssd_test": (700, 1000)}
 
@@ -49,12 +70,13 @@ def save(path: Path, **arrays: np.ndarray) -> None:
 
 def write_mnist(folder: Path) -> None:
     data = mnist.load()
-    for name, images, labels in (
-        ("mnist_train", data.images, data.labels),
-        ("mnist_test", data.test_images, data.test_labels),
+    for part, images, labels in (
+        ("train", data.images, data.labels),
+        ("test", data.test_images, data.test_labels),
     ):
         around = ((0, 0), (0, 0), (PADDING, PADDING), (PADDING, PADDING))
-        save(folder / f"{name}.npz", x=np.pad(images, around, constant_values=images.min()), y=labels)
+        save(folder / f"mnist_{part}.npz", x=np.pad(images, around, constant_values=images.min()), y=labels)
+        save(folder / f"mnist28_{part}.npz", x=images, y=labels)
 
 
 def write_cifar(folder: Path, data: Path) -> None:
@@ -87,31 +109,37 @@ def write_saliency(folder: Path, data: Path) -> None:
 
 def score(name: str, folder: Path) -> str:
     """What the network is worth on the split that it never saw."""
+    model, data = folder / f"{name}.onnx", folder / f"{ANCESTORS[name].scored_on}.npz"
     if name == "saliency":
-        return str(saliency_scores.score(folder / f"{name}.onnx", folder / f"{SCORED_ON[name]}.npz"))
-    with np.load(folder / f"{SCORED_ON[name]}.npz", allow_pickle=False) as split:
-        told = mnist.accuracy(folder / f"{name}.onnx", split["x"], split["y"])
-    return f"accuracy {told:.2f} %"
+        return str(saliency_scores.score(model, data))
+    arrays = load_archive(data)
+    return f"accuracy {mnist.accuracy(model, arrays['x'], arrays['y']):.2f} %"
+
+
+def train(name: str, folder: Path) -> None:
+    ancestor, recipe, start = ANCESTORS[name], RECIPES[name], time.perf_counter()
+    data, output = folder / f"{ancestor.trained_on}.npz", folder / f"{name}.onnx"
+    train_reference(name, data, output, recipe, Terminal(), width=ancestor.width)
+    seconds = time.perf_counter() - start
+    told = score(name, folder)
+    print(f"{name}: {recipe.epochs} epochs, {seconds:.0f} s; {ancestor.scored_on}: {told}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", choices=["data", *TRAINED_ON], default=["data", *TRAINED_ON])
+    parser.add_argument("names", nargs="*", choices=["data", *ANCESTORS], metavar="NETWORK")
     asked = parser.parse_args()
-    folder, data = asked.folder, Path(os.environ["DATA"])
+    folder, data, names = asked.folder, Path(os.environ["DATA"]), asked.names or DEFAULT
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    if "data" in asked.names:
+    if "data" in names:
         write_mnist(folder)
         write_cifar(folder, data)
         write_saliency(folder, data)
-    for name in (name for name in asked.names if name != "data"):
-        start, recipe = time.perf_counter(), RECIPES[name]
-        lessons, output = folder / f"{TRAINED_ON[name]}.npz", folder / f"{name}.onnx"
-        train_reference(name, lessons, output, recipe, Terminal(), width=WIDTHS.get(name))
-        seconds = time.perf_counter() - start
-        print(f"{name}: {recipe.epochs} epochs, {seconds:.0f} s; {SCORED_ON[name]}: {score(name, folder)}", flush=True)
+    for name in names:
+        if name != "data":
+            train(name, folder)
 
 
 if __name__ == "__main__":
