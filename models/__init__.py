@@ -1,4 +1,7 @@
-"""The reference networks of the field, by name. Importing this imports no torch; the factories do."""
+"""The reference networks of the field, by name. Importing this imports no torch; the factories do.
+
+`python -m darwinc.models` trains them by their recipes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reference:
-    """A network that `darwinc import` brings in: `factory` is `module:callable`, as the command takes it."""
+    """A network that `darwinc import` brings in and that has a recipe: `factory` is `module:callable`."""
 
     factory: str
     description: str

@@ -169,6 +169,14 @@ def test_what_does_not_exist_is_refused(
     assert said in done.err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = save(tmp_path / "d.npz", lessons_of(2, 1, 32, 32))
+    done = command(capsys, "train", "lenet_mnist", "--data", data, "-o", tmp_path / "o.onnx", "--device", "cuda")
+    assert done.code == 2
+    assert "there is no CUDA GPU; give cpu or auto" in done.err
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
