@@ -51,7 +51,8 @@ class Specimen:
     """What is to be exported: a module in eval mode, inputs that it takes, and the exported program it is from, if any.
 
     `free_batch`: a free batch axis makes sense; a program's axes are as free as they were exported. `comparable`: ONNX
-    Runtime must answer like torch; random detectors don't, their boxes all score the same.
+    Runtime must answer like torch; random detectors don't, their boxes all score the same. `names`: of the input and
+    the output in the file, for a network of one each; the exporter's own where None.
     """
 
     label: str
@@ -60,6 +61,7 @@ class Specimen:
     program: torch.export.ExportedProgram | None = None
     free_batch: bool = True
     comparable: bool = True
+    names: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def _attempts(specimen: Specimen) -> list[Attempt]:
 def _export_once(specimen: Specimen, attempt: Attempt, opset: int | None) -> ir.Model:
     run = _dynamo if attempt.exporter == "dynamo" else _torchscript
     model = tidy(run(specimen, attempt.free_batch, opset), frozenset(specimen.network.state_dict()))
+    if specimen.names is not None:
+        model.graph.inputs[0].name, model.graph.outputs[0].name = specimen.names
     if opset is not None and graph.opset(model) != opset:
         raise InvalidModel(f"it writes opset {graph.opset(model)} where {opset} was asked for.")
     if graph.stored_bytes(model) <= graph.PROTOBUF_LIMIT:
