@@ -219,7 +219,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
     options = Evolution(heredity="both")
     habitat = environment(options, "synapses", 0.3 * place.whole["synapses"], 3)
     one = place.ancestor()
-    turned = Appraisal(one.appraisal.clusters, dict(reversed(one.appraisal.synapses.items())))
+    turned = Appraisal(one.appraisal.clusters, dict(reversed(list(one.appraisal.synapses.items()))))
     first, second, third = (
         place.offspring([parent], place.limits(), habitat, options, seed).genome.digest
         for parent, seed in ((one, 5), (replace(one, appraisal=turned), 5), (one, 6))
