@@ -21,7 +21,7 @@ from darwinc.torch_graph import TorchGraph
 MOST_CLASSES = 1000
 SLICE = 16
 """Samples whose gradients are computed together."""
-MOST_GRADIENTS = 4096
+MOST_GRADIENTS = 2048
 """Once so many were computed, of one class and one sample each, that is enough."""
 
 Classes = npt.NDArray[np.int64]

@@ -38,6 +38,15 @@ SHARED_VECTORS = """(float[N,3,8,8] x, float[4,3,1,1] w, float[4,4,1,1] u, float
     y = Conv(o, v)
 }
 """
+ALIASED = """(float[N,3,8,8] x, float[4,3,1,1] w, float[4,4,1,1] u, float[4] b, float[4,4,1,1] v)
+    => (float[N,4,8,8] y) {
+    same = Identity(b)
+    again = Identity(same)
+    a = Conv(x, w, same)
+    c = Conv(a, u, again)
+    y = Conv(c, v)
+}
+"""
 GROUPED = """(float[N,3,8,8] x, float[8,3,1,1] w, float[8,4,3,3] g, float[4,8,1,1] v) => (float[N,4,6,6] y) {
     a = Conv(x, w)
     r = Relu(a)
@@ -95,6 +104,7 @@ TEXTS = {
     "plain": PLAIN,
     "residual": RESIDUAL,
     "shared_vectors": SHARED_VECTORS,
+    "aliased": ALIASED,
     "grouped": GROUPED,
     "concat": CONCAT,
     "heads": HEADS,
