@@ -142,8 +142,8 @@ def test_generations_hold_their_limits(
             try:
                 child = place.offspring(pool, limits, habitat, options, seed + 10 * generation + number, *known)
             except Unreachable:
-                # Four units of a width of four leave little choice.
-                assert min(map(len, place.channels.groups)) < 8 or align == 8
+                # Among four or six units there are not many networks.
+                assert min(map(len, place.channels.groups)) < 8
                 continue
             check(place, child, limits, pool)
             assert child.genome.digest not in {genome.digest for genome in known}
@@ -163,7 +163,7 @@ def test_offspring_come_near_to_the_limit(target: str, share: float) -> None:
         for align in (1, 8):
             child = place.offspring([place.ancestor()], place.limits(align), habitat, Evolution(), seed)
             cost = place.costs(child.genome)[target]
-            assert share - 0.01 <= cost / place.whole[target] <= share
+            assert 0.99 * share <= cost / place.whole[target] <= share
 
 
 def test_several_limits_hold_at_once() -> None:
@@ -176,7 +176,7 @@ def test_several_limits_hold_at_once() -> None:
     assert reached["macs"] <= 0.6
     assert reached["clusters"] <= 0.7
     assert reached["kernels"] <= 0.9
-    assert reached["macs"] >= 0.59 or reached["clusters"] >= 0.69
+    assert reached["macs"] >= 0.99 * 0.6 or reached["clusters"] >= 0.99 * 0.7
 
 
 def test_without_chance_it_is_the_cut_by_strength() -> None:
@@ -219,7 +219,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
     options = Evolution(heredity="both")
     habitat = environment(options, "synapses", 0.3 * place.whole["synapses"], 3)
     one = place.ancestor()
-    turned = Appraisal(one.appraisal.clusters, dict(reversed(one.appraisal.synapses.items())))
+    turned = Appraisal(one.appraisal.clusters, dict(reversed(list(one.appraisal.synapses.items()))))
     first, second, third = (
         place.offspring([parent], place.limits(), habitat, options, seed).genome.digest
         for parent, seed in ((one, 5), (replace(one, appraisal=turned), 5), (one, 6))
@@ -313,7 +313,7 @@ def test_controls_hold_the_winners_budget() -> None:
     for cut in (*cuts, one_shot(place.appraisal(0), *settled)):
         costs = place.costs(cut)
         assert all(costs[name] <= bound for name, bound in bounds.items())
-        assert any(costs[name] >= bound - 0.01 * place.whole[name] for name, bound in bounds.items())
+        assert any(costs[name] >= 0.99 * bound for name, bound in bounds.items())
 
 
 @given(
@@ -455,6 +455,41 @@ def test_drift_changes_widths() -> None:
             for seed in range(4)
         ]
         assert (np.ptp(widths, axis=0).max() >= least) if drift else len({tuple(each) for each in widths}) == 1
+
+
+class Steps:
+    """Milliseconds that fall only with whole multiples of eight, and rise a little beside them."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._widths = [len(group) for group in channels.groups]
+
+    def current(self) -> float:
+        return sum(-(-width // 8) + 0.1 * (width % 8 > 0) for width in self._widths)
+
+    def saved(self, group: int, units: int) -> float:
+        before = self.current()
+        self.remove(group, units)
+        after = self.current()
+        self.remove(group, -units)
+        return before - after
+
+    def remove(self, group: int, units: int) -> None:
+        assert isinstance(units, int)
+        self._widths[group] -= units
+
+
+def test_measured_time_is_a_resource() -> None:
+    place = world("wide")
+    steps = Steps(place.channels)
+    habitat = environment(Evolution(generations=1), "latency", 0.6 * steps.current(), 1)
+    priced = {**place.prices, "latency": steps}
+    for align in (1, 8):
+        random, pool = np.random.default_rng(0), [place.ancestor()]
+        settled = (place.limits(align), habitat, Evolution(), place.wiring, random, set[str]())
+        child = synthesise(pool, place.channels, priced, *settled)
+        cost = costs_of([child.genome], place.channels, priced)[0]["latency"]
+        assert 0.94 * 0.6 * 44 <= cost <= 0.6 * 44
+        assert steps.current() == 44
 
 
 def test_groups_that_may_not_lose_keep_all() -> None:
