@@ -125,15 +125,16 @@ def check(place: World, child: Offspring, limits: Limits, pool: list[Parent]) ->
     st.sampled_from([1, 4, 8]),
     st.floats(0.35, 0.95),
     st.sampled_from(["sum", "product", "quorum"]),
+    st.sampled_from([0, 1, 2, 3]),
     st.sampled_from([0.0, 0.05, 0.5]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_generations_hold_their_limits(
-    seed: int, name: str, target: str, align: int, share: float, mating: str, temperature: float
+    seed: int, name: str, target: str, align: int, share: float, mating: str, parents: int, temperature: float
 ) -> None:
     place = world(name)
     target = target if place.whole[target] > 0 else "clusters"
-    options = Evolution(generations=3, mating=mating, temperature=temperature)
+    options = Evolution(generations=3, parents=parents, mating=mating, temperature=temperature)
     limits, pool, known = place.limits(align), [place.ancestor(seed % 1000)], list[Genome]()
     for generation in (1, 2, 3):
         habitat = environment(options, target, share * place.whole[target], generation)
@@ -148,7 +149,8 @@ def test_generations_hold_their_limits(
             check(place, child, limits, pool)
             assert child.genome.digest not in {genome.digest for genome in known}
             assert set(child.parents) <= {parent.id for parent in pool}
-            assert sum(child.shares) == pytest.approx(1)
+            assert len(child.parents) == len(child.shares) == min(parents, len(pool))
+            assert sum(child.shares) == pytest.approx(min(parents, 1))
             known.append(child.genome)
             born.append(place.parent(f"{generation}.{number}", child.genome, seed % 1000 + number, 1.0 + number))
         pool = born or pool
@@ -304,6 +306,15 @@ def test_a_population_without_parents_ignores_strengths() -> None:
     assert place.offspring([half], place.limits(), habitat, options, 3).genome.digest == found[0].genome.digest
 
 
+def test_random_synapses_ignore_strengths_too() -> None:
+    place = world("classifier")
+    options = Evolution(parents=0, heredity="both", generations=1)
+    habitat = environment(options, "synapses", 0.2 * place.whole["synapses"], 1)
+    found = [place.offspring([place.ancestor(seed)], place.limits(), habitat, options, 3) for seed in (0, 1)]
+    assert found[0].genome.digest == found[1].genome.digest
+    assert place.wiring.count(found[0].genome) == int(0.2 * place.whole["synapses"])
+
+
 def test_controls_hold_the_winners_budget() -> None:
     place = world("wide")
     bounds = {"macs": 0.4 * place.whole["macs"], "parameters": 0.5 * place.whole["parameters"]}
@@ -323,7 +334,7 @@ def test_controls_hold_the_winners_budget() -> None:
     st.sampled_from(["sum", "product", "quorum"]),
     st.floats(0.2, 0.9),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_synapses_hold_their_limit_and_descend(seed: int, name: str, heredity: str, mating: str, share: float) -> None:
     place = world(name)
     options = Evolution(heredity=heredity, mating=mating, generations=3)
@@ -378,6 +389,25 @@ def test_the_strongest_synapses_live() -> None:
     lost = np.concatenate([appraisal.synapses[name][~mask] for name, mask in cut.synapses.items()])
     assert len(kept) == int(bounds["synapses"])
     assert kept.min() > lost.max()
+
+
+def test_who_comes_back_is_wired() -> None:
+    place = world("classifier")
+    options = Evolution(heredity="both", environment="clusters=1,synapses=1")
+    (half, _), random = place.halves(), np.random.default_rng(0)
+    masks = {name: random.random(weight.shape) < 0.5 for name, weight in place.wiring.weights.items()}
+    parent = replace(half, genome=place.wiring.canonical(Genome(half.genome.dead, masks)))
+    habitat = environment(options, "synapses", 1.0, 1)
+    settled = (place.limits(), habitat, options, place.wiring, random, set[str]())
+    child = synthesise(
+        [parent], place.channels, place.prices, *settled, revive=True, ancestor=place.appraisal(9)
+    ).genome
+    back = half.genome.dead & ~child.dead
+    assert back.any()
+    assert place.wiring.count(child) == place.wiring.count(parent.genome)
+    between = place.wiring.living("w2", half.genome.dead) & place.wiring.living("w2", child.dead)
+    assert not (synapses(place, child, "w2") & between & ~masks["w2"]).any()
+    assert (synapses(place, child, "w2") & ~place.wiring.living("w2", half.genome.dead)).any()
 
 
 def test_unread_clusters_die_and_make_room() -> None:
