@@ -131,6 +131,6 @@ def test_the_expectation_is_the_mean_over_draws() -> None:
     drawn = []
     with Ledger({"macs": price}, len(sizes)) as ledger:
         for _ in range(2000):
-            ledger.put(random.binomial(sizes, 0.4))
+            ledger.put(random.binomial(sizes, 0.4).tolist())
             drawn.append(ledger.costs()["macs"])
     assert abs(float(np.mean(drawn)) - expected) < 4 * float(np.std(drawn)) / np.sqrt(len(drawn))

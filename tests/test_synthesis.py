@@ -125,15 +125,16 @@ def check(place: World, child: Offspring, limits: Limits, pool: list[Parent]) ->
     st.sampled_from([1, 4, 8]),
     st.floats(0.35, 0.95),
     st.sampled_from(["sum", "product", "quorum"]),
+    st.sampled_from([0, 1, 2, 3]),
     st.sampled_from([0.0, 0.05, 0.5]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_generations_hold_their_limits(
-    seed: int, name: str, target: str, align: int, share: float, mating: str, temperature: float
+    seed: int, name: str, target: str, align: int, share: float, mating: str, parents: int, temperature: float
 ) -> None:
     place = world(name)
     target = target if place.whole[target] > 0 else "clusters"
-    options = Evolution(generations=3, mating=mating, temperature=temperature)
+    options = Evolution(generations=3, parents=parents, mating=mating, temperature=temperature)
     limits, pool, known = place.limits(align), [place.ancestor(seed % 1000)], list[Genome]()
     for generation in (1, 2, 3):
         habitat = environment(options, target, share * place.whole[target], generation)
@@ -142,13 +143,14 @@ def test_generations_hold_their_limits(
             try:
                 child = place.offspring(pool, limits, habitat, options, seed + 10 * generation + number, *known)
             except Unreachable:
-                # Four units of a width of four leave little choice.
-                assert min(map(len, place.channels.groups)) < 8 or align == 8
+                # Among four or six units there are not many networks.
+                assert min(map(len, place.channels.groups)) < 8
                 continue
             check(place, child, limits, pool)
             assert child.genome.digest not in {genome.digest for genome in known}
             assert set(child.parents) <= {parent.id for parent in pool}
-            assert sum(child.shares) == pytest.approx(1)
+            assert len(child.parents) == len(child.shares) == min(parents, len(pool))
+            assert sum(child.shares) == pytest.approx(min(parents, 1))
             known.append(child.genome)
             born.append(place.parent(f"{generation}.{number}", child.genome, seed % 1000 + number, 1.0 + number))
         pool = born or pool
@@ -163,7 +165,7 @@ def test_offspring_come_near_to_the_limit(target: str, share: float) -> None:
         for align in (1, 8):
             child = place.offspring([place.ancestor()], place.limits(align), habitat, Evolution(), seed)
             cost = place.costs(child.genome)[target]
-            assert share - 0.01 <= cost / place.whole[target] <= share
+            assert 0.99 * share <= cost / place.whole[target] <= share
 
 
 def test_several_limits_hold_at_once() -> None:
@@ -176,7 +178,7 @@ def test_several_limits_hold_at_once() -> None:
     assert reached["macs"] <= 0.6
     assert reached["clusters"] <= 0.7
     assert reached["kernels"] <= 0.9
-    assert reached["macs"] >= 0.59 or reached["clusters"] >= 0.69
+    assert reached["macs"] >= 0.99 * 0.6 or reached["clusters"] >= 0.99 * 0.7
 
 
 def test_without_chance_it_is_the_cut_by_strength() -> None:
@@ -304,6 +306,15 @@ def test_a_population_without_parents_ignores_strengths() -> None:
     assert place.offspring([half], place.limits(), habitat, options, 3).genome.digest == found[0].genome.digest
 
 
+def test_random_synapses_ignore_strengths_too() -> None:
+    place = world("classifier")
+    options = Evolution(parents=0, heredity="both", generations=1)
+    habitat = environment(options, "synapses", 0.2 * place.whole["synapses"], 1)
+    found = [place.offspring([place.ancestor(seed)], place.limits(), habitat, options, 3) for seed in (0, 1)]
+    assert found[0].genome.digest == found[1].genome.digest
+    assert place.wiring.count(found[0].genome) == int(0.2 * place.whole["synapses"])
+
+
 def test_controls_hold_the_winners_budget() -> None:
     place = world("wide")
     bounds = {"macs": 0.4 * place.whole["macs"], "parameters": 0.5 * place.whole["parameters"]}
@@ -313,7 +324,7 @@ def test_controls_hold_the_winners_budget() -> None:
     for cut in (*cuts, one_shot(place.appraisal(0), *settled)):
         costs = place.costs(cut)
         assert all(costs[name] <= bound for name, bound in bounds.items())
-        assert any(costs[name] >= bound - 0.01 * place.whole[name] for name, bound in bounds.items())
+        assert any(costs[name] >= 0.99 * bound for name, bound in bounds.items())
 
 
 @given(
@@ -323,7 +334,7 @@ def test_controls_hold_the_winners_budget() -> None:
     st.sampled_from(["sum", "product", "quorum"]),
     st.floats(0.2, 0.9),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_synapses_hold_their_limit_and_descend(seed: int, name: str, heredity: str, mating: str, share: float) -> None:
     place = world(name)
     options = Evolution(heredity=heredity, mating=mating, generations=3)
@@ -378,6 +389,25 @@ def test_the_strongest_synapses_live() -> None:
     lost = np.concatenate([appraisal.synapses[name][~mask] for name, mask in cut.synapses.items()])
     assert len(kept) == int(bounds["synapses"])
     assert kept.min() > lost.max()
+
+
+def test_who_comes_back_is_wired() -> None:
+    place = world("classifier")
+    options = Evolution(heredity="both", environment="clusters=1,synapses=1")
+    (half, _), random = place.halves(), np.random.default_rng(0)
+    masks = {name: random.random(weight.shape) < 0.5 for name, weight in place.wiring.weights.items()}
+    parent = replace(half, genome=place.wiring.canonical(Genome(half.genome.dead, masks)))
+    habitat = environment(options, "synapses", 1.0, 1)
+    settled = (place.limits(), habitat, options, place.wiring, random, set[str]())
+    child = synthesise(
+        [parent], place.channels, place.prices, *settled, revive=True, ancestor=place.appraisal(9)
+    ).genome
+    back = half.genome.dead & ~child.dead
+    assert back.any()
+    assert place.wiring.count(child) == place.wiring.count(parent.genome)
+    between = place.wiring.living("w2", half.genome.dead) & place.wiring.living("w2", child.dead)
+    assert not (synapses(place, child, "w2") & between & ~masks["w2"]).any()
+    assert (synapses(place, child, "w2") & ~place.wiring.living("w2", half.genome.dead)).any()
 
 
 def test_unread_clusters_die_and_make_room() -> None:
@@ -455,6 +485,41 @@ def test_drift_changes_widths() -> None:
             for seed in range(4)
         ]
         assert (np.ptp(widths, axis=0).max() >= least) if drift else len({tuple(each) for each in widths}) == 1
+
+
+class Steps:
+    """Milliseconds that fall only with whole multiples of eight, and rise a little beside them."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._widths = [len(group) for group in channels.groups]
+
+    def current(self) -> float:
+        return sum(-(-width // 8) + 0.1 * (width % 8 > 0) for width in self._widths)
+
+    def saved(self, group: int, units: int) -> float:
+        before = self.current()
+        self.remove(group, units)
+        after = self.current()
+        self.remove(group, -units)
+        return before - after
+
+    def remove(self, group: int, units: int) -> None:
+        assert isinstance(units, int)
+        self._widths[group] -= units
+
+
+def test_measured_time_is_a_resource() -> None:
+    place = world("wide")
+    steps = Steps(place.channels)
+    habitat = environment(Evolution(generations=1), "latency", 0.6 * steps.current(), 1)
+    priced = {**place.prices, "latency": steps}
+    for align in (1, 8):
+        random, pool = np.random.default_rng(0), [place.ancestor()]
+        settled = (place.limits(align), habitat, Evolution(), place.wiring, random, set[str]())
+        child = synthesise(pool, place.channels, priced, *settled)
+        cost = costs_of([child.genome], place.channels, priced)[0]["latency"]
+        assert 0.94 * 0.6 * 44 <= cost <= 0.6 * 44
+        assert steps.current() == 44
 
 
 def test_groups_that_may_not_lose_keep_all() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from darwinc.channels import Channels, Mask
 from darwinc.evolution.appraisal import Appraisal, Strengths
 from darwinc.evolution.genome import Genome
-from darwinc.evolution.mating import Parent, mated, needed, shares, votes
+from darwinc.evolution.mating import Parent, mated_clusters, mated_synapses, needed, shares, votes
 from darwinc.evolution.wiring import Wiring
 from darwinc.evolution_options import Evolution
 from darwinc.fitness.statistics import Vector
@@ -66,19 +66,22 @@ def from_parents(
     lives, or the ancestor's where it lives in none; l the sum of these shares. A synapse has the ancestor's strength
     where it lies between clusters that no parent has together.
     """
-    clusters, synapses = mated(parents, options.mating, options.quorum, favour=options.favour)
+    clusters = mated_clusters(parents, options.mating, options.quorum, favour=options.favour)
     least = needed(len(parents), options.mating, options.quorum)
     lives = votes(parents)
     may = lives >= least
     if ancestor is not None:
         share = shares([parent.fitness for parent in parents]) @ np.array([~parent.genome.dead for parent in parents])
-        strengths, _ = mated(parents, "sum", favour=options.favour)
+        strengths = mated_clusters(parents, "sum", favour=options.favour)
         mean = np.divide(strengths, share, out=ancestor.clusters.astype(np.float64), where=(lives > 0) & (share > 0))
         clusters, may = 0.5 * (mean + share), np.ones_like(may)
     census = _Census(parents, wiring, least, strict=options.heredity != "clusters", revive=ancestor is not None)
 
     def strengths_of(name: str) -> Strengths:
-        found = _of(synapses, name, wiring)
+        if any(name in parent.appraisal.synapses for parent in parents):
+            found = mated_synapses(name, parents, options.mating, options.quorum)
+        else:
+            found = np.zeros(wiring.weights[name].shape, np.float32)
         return found if ancestor is None else np.where(census.asked(name), found, _of(ancestor.synapses, name, wiring))
 
     widths = [parent.genome.widths(channels.groups) for parent in parents]

@@ -116,22 +116,25 @@ def mated(
     factors would weigh everything alike, so shares are exponents. With `favour`, W_k of clusters comes with the factor
     of `merits`.
     """
-    weights = shares([parent.fitness for parent in parents])
+    names = sorted(set[str]().union(*(parent.appraisal.synapses for parent in parents)))
+    synapses = {name: mated_synapses(name, parents, how, quorum) for name in names}
+    return mated_clusters(parents, how, quorum, favour=favour), synapses
+
+
+def mated_clusters(parents: Sequence[Parent], how: str, quorum: int = 1, *, favour: bool = False) -> Vector:
+    """Of `mated`, the strengths of components [count]."""
     factors = merits(parents) if favour else [1.0] * len(parents)
-    least = needed(len(parents), how, quorum)
     clusters = [
         np.where(parent.genome.dead, 0.0, parent.appraisal.clusters * factor)
         for parent, factor in zip(parents, factors, strict=True)
     ]
-    together = _together(clusters, weights, how).astype(np.float64)
-    together[votes(parents) < least] = 0.0
-    synapses = {}
-    for name in sorted(set.union(*(set(parent.appraisal.synapses) for parent in parents))):
-        synapses[name] = _mated_synapses(name, parents, weights, how, least)
-    return together, synapses
+    together = _together(clusters, shares([parent.fitness for parent in parents]), how).astype(np.float64)
+    together[votes(parents) < needed(len(parents), how, quorum)] = 0.0
+    return together
 
 
-def _mated_synapses(name: str, parents: Sequence[Parent], weights: Vector, how: str, least: int) -> Strengths:
+def mated_synapses(name: str, parents: Sequence[Parent], how: str, quorum: int = 1) -> Strengths:
+    """Of `mated`, the strengths of one weight's synapses, which at least one of the parents has appraised."""
     shape = next(parent.appraisal.synapses[name].shape for parent in parents if name in parent.appraisal.synapses)
     found, lives = [], np.zeros(shape, np.int64 if len(parents) > 255 else np.uint8)
     for parent in parents:
@@ -139,8 +142,8 @@ def _mated_synapses(name: str, parents: Sequence[Parent], weights: Vector, how: 
         mask = parent.genome.synapses.get(name)
         found.append(strengths if mask is None else np.where(mask, strengths, np.float32(0)))
         lives += np.uint8(1) if mask is None else mask
-    together = _together(found, weights, how)
-    together[lives < least] = 0.0
+    together = _together(found, shares([parent.fitness for parent in parents]), how)
+    together[lives < needed(len(parents), how, quorum)] = 0.0
     return together.astype(np.float32)
 
 

@@ -97,14 +97,13 @@ class Repair:
         self,
         drawn: Sequence[int],
         choices: Callable[[int], Widths],
-        slack: Mapping[str, float],
         *,
         strict: bool,
     ) -> int:
         """Go from the widths that were drawn to such as meet every bound and come near to one of them.
 
         `choices` gives the widths for a divisor of multiples. Multiples are made finer only where bounds can't be met,
-        or all are missed by more than `SHORTFALL` of `slack` (by resource). The divisor that these widths need.
+        or all are missed by more than `SHORTFALL` of themselves. The divisor that these widths need.
 
         Raises:
             Unreachable: even at the least widths something costs more than its bound.
@@ -113,8 +112,8 @@ class Repair:
         for divisor in DIVISORS:
             self._place(widths, choices(divisor))
             if self._shrink():
-                self._grow(slack, fine=divisor > 1)
-                if self._is_near(slack):
+                self._grow(fine=divisor > 1)
+                if self._is_near():
                     break
             widths = self.widths
         over = self._exceeded(0.0 if strict else TOLERANCE)
@@ -165,8 +164,8 @@ class Repair:
             if self._costs[name] > bound + EQUAL * abs(bound) + tolerance * self._ledger.whole[name]
         ]
 
-    def _is_near(self, slack: Mapping[str, float]) -> bool:
-        return any(self._costs[name] >= bound - SHORTFALL * slack[name] for name, bound in self._bounds.items())
+    def _is_near(self) -> bool:
+        return any(self._costs[name] >= (1.0 - SHORTFALL) * bound for name, bound in self._bounds.items())
 
     def _shrink(self) -> bool:
         """Let the weakest go until every bound is met; those whose deaths save nothing of it come last."""
@@ -191,7 +190,7 @@ class Repair:
                 heapq.heappush(heap, (self._mean(group, place - 1), group))
         return True
 
-    def _grow(self, slack: Mapping[str, float], *, fine: bool) -> None:
+    def _grow(self, *, fine: bool) -> None:
         """Let the strongest of the dead come back while every bound holds; `fine` ends as soon as one is near."""
         heap = [
             (-self._mean(group, place), group)
@@ -199,7 +198,7 @@ class Repair:
             if place + 1 < len(self._choices[group])
         ]
         heapq.heapify(heap)
-        while heap and not (fine and self._is_near(slack)):
+        while heap and not (fine and self._is_near()):
             _, group = heapq.heappop(heap)
             place = self._places[group] + 1
             saved = self._saved(group, place)

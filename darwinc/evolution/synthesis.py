@@ -31,9 +31,11 @@ from darwinc.selection import Limits, floor
 from darwinc.selection.limits import DIVISORS
 
 STIR = 0.02
-"""By how much the drift of groups grows with each draw that had been known before."""
-PATIENCE = 16
-"""So many known draws, and the environment becomes tighter, too: what fits best may be known already."""
+"""By how much the drift of groups grows with each draw that had been known before; later the temperature, too."""
+PATIENCE = 8
+"""So many known draws, and the temperature grows: drift alone gives no other units at the same widths."""
+LONG_PATIENCE = 16
+"""So many known draws, and the environment becomes tighter, too: all that fits best may be known already."""
 TIGHTER = 0.005
 """By this share of a limit with the first further draw, by twice as much again with the second, and so on."""
 MOST_DRAWS = 64
@@ -125,8 +127,7 @@ def synthesise(
     least = ground.least()
     found = costs_of([Genome(channels.nobody()), *(mate.genome for mate in mates)], channels, prices, wiring)
     bounds = environment.limits(found[0], found[1:], least)
-    slack = {name: max(costs[name] for costs in found[1:] or found) for name in bounds}
-    draw = _Draw(ground, inheritance, slack, environment.strict, options.temperature, options.drift)
+    draw = _Draw(ground, inheritance, environment.strict or limits.strict, options.temperature, options.drift)
     genome, divisor, draws = _unknown(draw, bounds, least, rng, {*known, *(mate.genome.digest for mate in mates)})
     weights = tuple(shares([mate.fitness for mate in mates]).tolist())
     return Offspring(genome, tuple(mate.id for mate in mates), weights, bounds, divisor, draws)
@@ -168,20 +169,20 @@ def random_cut(
 
 
 def _control(inheritance: Inheritance, ground: _Ground, bounds: Mapping[str, float], *, strict: bool) -> Genome:
-    whole = costs_of([Genome(ground.channels.nobody())], ground.channels, ground.prices, ground.wiring)[0]
-    slack = {name: whole[name] for name in bounds if name in whole}
-    return _Draw(ground, inheritance, slack, strict, 0.0, 0.0).once(bounds, np.random.default_rng(0))[0]
+    strict = strict or ground.limits.strict
+    return _Draw(ground, inheritance, strict, 0.0, 0.0).once(bounds, np.random.default_rng(0))[0]
 
 
 def _unknown(
     draw: _Draw, bounds: Mapping[str, float], least: Mapping[str, float], rng: np.random.Generator, known: set[str]
 ) -> tuple[Genome, int, int]:
-    """Draw until a genome isn't known, with ever more drift; late, within ever tighter bounds too."""
+    """Draw until a genome isn't known, with ever more drift; later also hotter, and within ever tighter bounds."""
     for number in range(MOST_DRAWS):
-        late = max(0, number - PATIENCE)
+        late = max(0, number - LONG_PATIENCE)
+        hotter = draw.temperature + STIR * max(0, number - PATIENCE)
         share = (1.0 - TIGHTER) ** (late * (late + 1) / 2)
         tighter = {name: max(share * bound, min(bound, least.get(name, 1.0))) for name, bound in bounds.items()}
-        genome, divisor = replace(draw, drift=draw.drift + number * STIR).once(tighter, rng)
+        genome, divisor = replace(draw, temperature=hotter, drift=draw.drift + number * STIR).once(tighter, rng)
         if genome.digest not in known:
             return genome, divisor, number + 1
     raise Unreachable(
@@ -196,7 +197,6 @@ class _Draw:
 
     ground: _Ground
     inheritance: Inheritance
-    slack: Mapping[str, float]
     strict: bool
     temperature: float
     drift: float
@@ -245,7 +245,7 @@ class _Draw:
         ]
         with Ledger(prices, len(groups)) as ledger:
             repair = Repair(ledger, ranking, list(map(len, groups)), {name: bounds[name] for name in prices})
-            divisor = repair.run(drawn, lambda finer: self._choices(ranking, finer), self.slack, strict=self.strict)
+            divisor = repair.run(drawn, lambda finer: self._choices(ranking, finer), strict=self.strict)
             return repair.widths, divisor
 
     def _threshold(self, strengths: Vector, ranking: Ranking, price: Price, budget: float) -> float:
