@@ -27,7 +27,7 @@ MOST_HALVINGS = 100
 def synapse_heredity(weights: Weights, scale: float) -> Weights:
     """P(s_i | w_i) = exp(w_i / Z - 1), for weights of any shape and their layer's largest, `scale`.
 
-    "Deep Learning with Darwin", equation 3. The papers mean strengths, so give |w|: a weight of the other sign would
+    From "Deep Learning with Darwin". The papers mean strengths, so give |w|: a weight of the other sign would
     be the first to die.
     """
     return np.asarray(np.exp(np.asarray(weights, np.float64) / scale - 1.0))
@@ -36,7 +36,7 @@ def synapse_heredity(weights: Weights, scale: float) -> Weights:
 def cluster_heredity(weights: Weights, scale: float, truncation: float = 0.0) -> Vector:
     """P(s_c) = exp(sum_i trunc(w_i) / Z - 1) of each cluster, for weights [C, ...]; weak synapses count as zero.
 
-    "Synaptic Cluster-driven Genetic Encoding", equation 5. `scale` is the largest sum of one cluster; a synapse below
+    From "Synaptic Cluster-driven Genetic Encoding". `scale` is the largest sum of one cluster; a synapse below
     `truncation` is truncated.
     """
     flat = np.asarray(weights, np.float64).reshape(len(weights), -1)
@@ -46,7 +46,7 @@ def cluster_heredity(weights: Weights, scale: float, truncation: float = 0.0) ->
 def network_heredity(clusters: Vector, synapses: Weights) -> float:
     """log P(H_g | H_g-1) = sum_c [log P(s_c) + sum_{j in c} log P(s_j)], for probabilities [C] and [C, S].
 
-    The multi-factor product of "Synaptic Cluster-driven Genetic Encoding", equation 3; its logarithm, because the
+    The multi-factor product of "Synaptic Cluster-driven Genetic Encoding"; its logarithm, because the
     product of a real network's factors is no number that a computer holds.
     """
     return float(np.log(clusters).sum() + np.log(synapses).sum())

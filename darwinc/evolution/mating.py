@@ -1,8 +1,10 @@
 """Who mates with whom, and what the strengths of several parents are together.
 
-Sources: Chung, Fieguth, Wong, "The Mating Rituals of Deep Neural Networks: Learning Compact Feature Representations
-through Sexual Evolutionary Synthesis" (2017) for two parents; Chung, Shafiee, Fieguth, Wong, "Polyploidism in Deep
-Neural Networks: m-Parent Evolutionary Synthesis" (2018) for more. Who mates with whom is ours.
+Sources: Chung, Shafiee, Fieguth, Wong, "The Mating Rituals of Deep Neural Networks: Learning Compact Feature
+Representations through Sexual Evolutionary Synthesis" (2017) for two parents; Chung, Fieguth, Wong, "Polyploidism in
+Deep Neural Networks: m-Parent Evolutionary Synthesis of Deep Neural Networks in Varying Population Sizes" (2017) for
+more; "Mitigating Architectural Mismatch During the Evolutionary Synthesis of Deep Neural Networks" (2018) for genes
+that are tagged. Who mates with whom, and whose clusters are favoured, is ours.
 """
 
 from __future__ import annotations
@@ -111,7 +113,7 @@ def mated(
     """The strengths of the parents' offspring: of every component [count], and of synapses by name.
 
     With a_k the parents' `shares`, `sum` is M = sum_k a_k W_k over the parents in which the tagged cluster or synapse
-    lives ("Mating Rituals", equation 6; "Polyploidism", equation 4); `quorum` the same where it lives in enough of
+    lives (as in "Mating Rituals" and "Polyploidism"); `quorum` the same where it lives in enough of
     them, and 0 elsewhere. `product` is prod_k W_k^a_k where it lives in all, and 0 elsewhere: the paper's constant
     factors would weigh everything alike, so shares are exponents. With `favour`, W_k of clusters comes with the factor
     of `merits`.
