@@ -7,7 +7,8 @@ import shlex
 
 import jinja2
 
-from darwinc.evolution_page import LEGEND, evolution_page, table_text
+from darwinc.evolution_page import LEGEND, evolution_page
+from darwinc.evolution_tables import table_text
 from darwinc.report_page import (
     STATISTICS,
     bound_text,
