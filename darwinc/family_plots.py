@@ -19,7 +19,7 @@ from darwinc.evolution_questions import Family, family, fittest, forebears, line
 from darwinc.evolution_schema import Individual
 from darwinc.evolution_tables import points_text
 from darwinc.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Picture
-from darwinc.quality_plots import Scale, pareto, progress, qualities, scale_of
+from darwinc.quality_plots import Scale, pareto, progress, quality_scale
 from darwinc.report_schema import Group, Report
 
 FEW = 60
@@ -53,7 +53,7 @@ def tree(found: Family) -> Picture | None:
         return None
     alive, line = found.survivors, forebears(found)
     known = [network for network in networks if network.id in alive or network is found.ancestor]
-    scale = scale_of(qualities(known), qualities(networks))
+    scale = quality_scale([one for one in known if not one.collapsed], networks)
     crowded = len(networks) > FEW
     spots = _spots(networks, scale)
     with Drawing("family tree", 4.4) as drawing:
@@ -73,14 +73,19 @@ def tree(found: Family) -> Picture | None:
     words += f"{len(alive)} survived, {collapsed} collapsed"
     if found.winner is not None:
         words += f", and the winner is {label(found.winner.id)} with {points_text(outcome(found.winner))} points"
-    note = (
-        "Lines lead to parents, and are as wide as the share that the parent had; light blue ones lead to the winner, "
-    )
-    note += "dark blue ones by the parent with the largest share."
-    note += " Networks of a generation are spread sideways to be told apart."
-    note += " Lines of those that did not survive are left out." if crowded else ""
-    note += " What is worse than the dotted line is drawn on it." if scale.hides else ""
-    return Picture("Family tree", drawing.svg, f"{words}.", note)
+    return Picture("Family tree", drawing.svg, f"{words}.", _tree_note(found, scale, crowded=crowded))
+
+
+def _tree_note(found: Family, scale: Scale, *, crowded: bool) -> str:
+    side = len(forebears(found)) > len(line_of_descent(found))
+    remarks = [
+        "Lines lead to parents, and are as wide as the share that the parent had.",
+        "Blue ones lead to the winner" + (", dark ones by the parent with the largest share." if side else "."),
+        "Networks of a generation are spread sideways to be told apart.",
+        "Lines of those that did not survive are left out." if crowded else "",
+        "What is worse than the dotted line is drawn on it." if scale.hides else "",
+    ]
+    return " ".join(filter(None, remarks))
 
 
 def _spots(networks: Sequence[Individual], scale: Scale) -> dict[str, tuple[float, float]]:
@@ -111,7 +116,7 @@ def _main_line(found: Family) -> list[Edge]:
 def _descent(
     axes: Axes, edges: Sequence[Edge], spots: Mapping[str, tuple[float, float]], colour: str, shade: float
 ) -> None:
-    drawn = [edge for edge in edges if edge[0] in spots]
+    drawn = [edge for edge in edges if edge[0] in spots and edge[1] in spots]
     lines = [[spots[parent], spots[child]] for parent, child, _ in drawn]
     thick = [0.5 + 2 * min(max(share, 0.0), 1.0) for *_, share in drawn]
     axes.add_collection(LineCollection(lines, linewidths=thick, colors=colour, alpha=shade, zorder=1))
@@ -187,7 +192,7 @@ def _draw_lines(axes: Axes, ats: Sequence[int], table: Numbers, names: Sequence[
         style = ("-", "--")[rank // len(LINES)]
         axes.plot(
             ats, table[:, place], style, color=LINES[rank % len(LINES)], marker="o", markersize=2.5, linewidth=1.3,
-            label=f"{label(names[place], 24)} {table[-1, place]:.0f} %",
+            label=f"{table[-1, place]:.0f} % {label(names[place], 24)}",
         )  # fmt: skip
     axes.set_ylim(0, 104)
     axes.set_ylabel("channels, % of the ancestor's")
