@@ -211,6 +211,7 @@ def pareto(found: Family) -> Picture | None:
         ", ".join(f"{label(name_text(one), 60)} {points_text(outcome(one))} points" for one in found.controls) or "none"
     )
     note = "The archive also looks at foreseen latency and at the other count, so that some of it lies behind here."
+    note += " What is worse than the dotted line is drawn on it." if scale.hides else ""
     return Picture("Quality against cost", drawing.svg, f"{words}.", note)
 
 
