@@ -13,6 +13,7 @@ import warnings
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH = 9.6
@@ -41,6 +42,12 @@ def label(text: object, limit: int = 34) -> str:
     """A name for a picture: on one line, in printable characters, its end kept where it is long."""
     plain = UNPRINTABLE.sub("\ufffd", " ".join(str(text).split()))
     return plain if len(plain) <= limit else f"\u2026{plain[1 - limit :]}"
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """What the marks of some axes mean, in a row above the picture."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=max(len(names), 1))
 
 
 class Drawing:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from darwinc.drawing import Drawing, label
+from darwinc.drawing import Drawing, label, legend
 from darwinc.report_questions import lost_most, training_steps
 from darwinc.report_schema import Bound, Dynamics, Group, PopulationHistory, Recovery, Report
 
@@ -131,7 +130,7 @@ def _by_group(name: str, groups: Sequence[Group], draw: Callable[..., None], axi
             _rows(axes, [_group_name(group, limit) for group in part], 5.5 if narrow else 7.5, rows)
             axes.set_xlabel(axis)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _legend(drawing.figure, found[0])
+        legend(drawing.figure, found[0])
     return drawing.svg
 
 
@@ -146,11 +145,6 @@ def _rows(axes: Axes, names: Sequence[str], size: float, rows: int) -> None:
     axes.set_ylim(rows - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=max(len(names), 1))
 
 
 # Selection over time --------------------------------------------------------------------------------------------------
@@ -286,7 +280,7 @@ def latency(report: Report) -> Picture | None:
         axes.barh(places, [layer.after_ms for layer in shown], 0.4, color=GREEN, label="predicted after")
         _rows(axes, [f"{label(layer.node)}  {label(layer.op_type, 16)}" for layer in shown], 7.5, len(shown))
         axes.set_xlabel("milliseconds")
-        _legend(drawing.figure, axes)
+        legend(drawing.figure, axes)
     before, after = (sum(getattr(layer, key) for layer in layers) for key in ("before_ms", "after_ms"))
     words = (
         f"Bars of {len(shown)} nodes: {before:.3g} ms measured before, {after:.3g} ms predicted after, all together."
@@ -314,7 +308,7 @@ def guarantee(report: Report) -> Picture | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="x", color=GREY, alpha=0.3, linewidth=0.5)
-        _legend(drawing.figure, axes)
+        legend(drawing.figure, axes)
     vacuous = sum(row.vacuous for row in rows)
     words = f"Measured error and predicted bound at {len(rows)} layers and outputs, on a logarithmic scale; "
     words += f"{vacuous} of the bounds are vacuous."

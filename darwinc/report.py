@@ -16,7 +16,7 @@ import pydantic
 import pydantic_core
 
 from darwinc.errors import InputError, OutputError
-from darwinc.report_page import to_markdown
+from darwinc.report_markdown import to_markdown
 from darwinc.report_questions import efficiency
 from darwinc.report_schema import SCHEMA, Report
 

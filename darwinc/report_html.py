@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import importlib.resources
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jinja2
 from markupsafe import Markup
 
-from darwinc.plots import pictures
+from darwinc.evolution_page import LEGEND, evolution_page
+from darwinc.family_plots import family_pictures
+from darwinc.plots import Picture, pictures
 from darwinc.report_page import (
     STATISTICS,
     bound_text,
     comparison,
-    count_text,
     latency_text,
     milliseconds_text,
     number_text,
@@ -51,7 +53,10 @@ def to_html(report: Report) -> str:
             report=report,
             verdicts=[_smaller(report), _faster(report), _right(report), _good(report)],
             rows=comparison(report),
-            pictures=[(picture, Markup(picture.svg)) for picture in pictures(report)],  # noqa: S704
+            evolution=evolution_page(report),
+            legend=LEGEND,
+            family_pictures=_marked(family_pictures(report)),
+            pictures=_marked(pictures(report)),
             statistics=STATISTICS.get(report.statistics or ""),
             recovery=recovery_lines(report) if report.output is not None else [],
             causes=causes_of_death(report.groups),
@@ -61,6 +66,11 @@ def to_html(report: Report) -> str:
         )
     )
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _marked(found: Sequence[Picture]) -> list[tuple[Picture, Markup]]:
+    """Pictures, and what goes into the page as it is."""
+    return [(picture, Markup(picture.svg)) for picture in found]  # noqa: S704
 
 
 def _smaller(report: Report) -> Verdict:
@@ -117,7 +127,6 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "bound": bound_text,
-        "count": count_text,
         "milliseconds": milliseconds_text,
         "number": number_text,
         "percent": percent_text,

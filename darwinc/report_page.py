@@ -1,21 +1,18 @@
-"""The report as words: figures as text, rows of a comparison, and the Markdown page (`report.md.jinja`).
+"""The report as words: figures as text, rows of a comparison, and what Markdown takes for plain text.
 
 Names come from models that strangers made, so everything that isn't a figure is escaped on its way into Markdown.
 """
 
 from __future__ import annotations
 
-import importlib.resources
 import re
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jinja2
 import rich.filesize
 
-from darwinc.report_questions import causes_of_death, merge_barriers, most_shrunk, points
-from darwinc.report_schema import Agreement, Bound, Latency, Recovery, Report
+from darwinc.report_questions import causes_of_death, points
+from darwinc.report_schema import Bound, Latency, Recovery, Report
 
 MISSING = "not measured"
 MET_WITHIN = 0.01
@@ -242,51 +239,3 @@ def _recovery_line(step: Recovery, samples: str) -> str:
     if step.error_before == step.error_after:
         moved = f"stayed {before}" + (", and its loss fell" if step.accepted else "")
     return "; ".join([f"{step.name}: {verdict}, the {step.measure} on validation samples {moved} {how}", *step.notes])
-
-
-def _agreement_text(agreement: Agreement) -> str:
-    verdict = "passed" if agreement.passed else "**failed**"
-    relative, absolute = number_text(agreement.max_rel_error), number_text(agreement.max_abs_error)
-    return f"{verdict}, largest error {relative} relative, {absolute} absolute, on {agreement.inputs} inputs"
-
-
-def to_markdown(report: Report) -> str:
-    """The page a deployment engineer reads: what changed, is it right, what was kept and why, how to do it again."""
-    text = importlib.resources.files("darwinc").joinpath("report.md.jinja").read_text(encoding="utf-8")
-    template = _environment().from_string(text)
-    return template.render(
-        report=report,
-        headline=headline(report),
-        rows=comparison(report),
-        points=points(report.quality) if report.quality else None,
-        statistics=STATISTICS.get(report.statistics or ""),
-        groups=most_shrunk(report.groups),
-        shrunk_count=len(most_shrunk(report.groups, limit=None)),
-        causes=causes_of_death(report.groups),
-        dying=[group for group in report.groups if group.causes],
-        barriers=merge_barriers(report.barriers),
-        command=shlex.join(report.command),
-        versions=[(name, version) for name, version in report.tool if version is not None],
-    )
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        autoescape=jinja2.select_autoescape(default_for_string=False),  # Markdown: escaped by `code` and `text`
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "agreement": _agreement_text,
-        "bound": bound_text,
-        "code": code_text,
-        "fence": fence_text,
-        "milliseconds": milliseconds_text,
-        "number": number_text,
-        "percent": percent_text,
-        "size": size_text,
-        "text": plain_text,
-    }
-    return environment

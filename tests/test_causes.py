@@ -11,7 +11,8 @@ import pytest
 from darwinc.fitness.darwinian import DarwinianScore
 from darwinc.fitness.static import StaticScore
 from darwinc.fitness.statistics import Death, Matrix
-from darwinc.report_page import causes_text, to_markdown
+from darwinc.report_markdown import to_markdown
+from darwinc.report_page import causes_text
 from darwinc.scoring import Scoring
 from tests.small_models import build, images
 from tests.test_compression import QUICK, squeezed

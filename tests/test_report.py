@@ -32,6 +32,7 @@ from darwinc.report_questions import merge_barriers, most_shrunk, points
 from darwinc.report_schema import Barrier, Group, Quality, Target, json_schema
 from darwinc.selection import SHORTFALL
 
+RAISED = {"id": "c", "kind": "offspring", "generation": 1, "parents": ["a", "b"], "genome": "ee" * 32, "survived": True}
 SCHEMA_FILE = Path(__file__).parents[1] / "darwinc" / "report.schema.json"
 
 
@@ -94,7 +95,9 @@ def full() -> dict[str, Any]:
             "cpu_flags": ["avx2"],
         },
         "recovery": [{"name": "inherit", "accepted": True, "error_before": 0.2, "error_after": 0.05, "seconds": 1.5}],
-        "generations": [{"generation": 1, "parents": ["a", "b"], "offspring": 8, "survivor": "c", "fitness": 0.9}],
+        "generations": [
+            {"generation": 1, "parents": ["a", "b"], "offspring": [RAISED], "survivor": "c", "fitness": 0.9}
+        ],
         "passes": [{"name": "cull", "options": {"align": 8}, "changed": True, "seconds": 0.1, "skipped": []}],
         "time": {"calibrate": 2.5},
         "peak_memory_bytes": 10**9,

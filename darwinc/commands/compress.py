@@ -225,6 +225,7 @@ def _check_target(path: Path) -> None:
 def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     """The outcome on the terminal."""
     from darwinc.console import GroupRow, groups_table, summary_table
+    from darwinc.evolution_page import evolution_lines
     from darwinc.report_page import causes_text, guarantee_lines, latency_text, recovery_lines, target_text
 
     remarks = {
@@ -251,6 +252,8 @@ def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     if causes:
         terminal.note(f"channels that died: {causes}")
     for line in () if dry_run else recovery_lines(report):
+        terminal.note(line)
+    for line in evolution_lines(report):
         terminal.note(line)
     if report.verify is not None:
         terminal.note(
