@@ -332,7 +332,9 @@ def test_the_command_line_evolves_and_tells(shell: Shell) -> None:
     report = json.loads(Path("report.json").read_text(encoding="utf-8"))
     assert [len(generation["offspring"]) for generation in report["generations"]] == [2, 2]
     assert {control["name"] for control in report["evolution"]["controls"]} == {"one-shot", "random"}
-    again = shell("compress", shell.model, "-o", "b.onnx", "--target-macs", "0.4", "--strategy", "evolve", "--data", data,
-                  "--run-dir", "run")  # fmt: skip
+    again = shell(
+        "compress", shell.model, "-o", "b.onnx", "--target-macs", "0.4", "--strategy", "evolve", "--data", data,
+        "--run-dir", "run",
+    )  # fmt: skip
     assert again.code == 2
     assert "has a run already" in again.err

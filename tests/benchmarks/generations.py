@@ -64,7 +64,13 @@ RUNS: dict[str, Run] = {
     "mnist-kernels": Run(
         "mnist",
         Target("macs", 0.995),
-        Evolution(generations=8, population=3, parents=2, survivors=2, environment="kernels=0.598"),
+        Evolution(
+            generations=7,
+            population=3,
+            parents=2,
+            survivors=2,
+            environment="kernels=0.3:0.5:0.6:0.65:0.7:0.7:0.57",
+        ),
         ("inherit", "finetune"),
     ),
     "mnist-synapses": Run(
@@ -76,7 +82,7 @@ RUNS: dict[str, Run] = {
             parents=2,
             survivors=2,
             heredity="both",
-            environment="clusters=0.9,synapses=0.5",
+            environment="clusters=0.6:0.8:0.9,synapses=0.2:0.4:0.5:0.5:0.6:0.6:0.7:0.6:0.64",
         ),
     ),
     # 74.1 % at 10.7x, 67.9 % at 36.3x.
@@ -89,7 +95,7 @@ RUNS: dict[str, Run] = {
             parents=2,
             survivors=2,
             heredity="both",
-            environment="clusters=0.95,synapses=0.549",
+            environment="clusters=0.7:0.85:0.9:0.95,synapses=0.3:0.45:0.55:0.6:0.7:0.85",
         ),
     ),
 }
@@ -106,7 +112,7 @@ def evolve(folder: Path, name: str, asked: argparse.Namespace) -> None:
         teacher=0.0,
         align=1,
         max_share=0.97,
-        training=Training(epochs=asked.epochs, batch=100, run_dir=str(lineage), resume=True),
+        training=Training(epochs=asked.epochs, batch=200, run_dir=str(lineage), resume=True),
         evolution=replace(run.evolution, workers=asked.workers, controls=asked.controls),
         seed=asked.seed,
         bench_seconds=0,
