@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def raised(context: tuple[int, float], item: int, files: Mapping[str, bytes]) ->
     products, seconds = context
     made = np.random.default_rng(item).standard_normal((SIDE, SIDE)).astype(np.float32)
     for _ in range(products):
-        made = made @ made / SIDE
+        made = made @ made / np.float32(SIDE)
     time.sleep(seconds)
     return bytes(files["parent"])
 
@@ -62,7 +63,7 @@ def driver() -> None:
             ]
             line = (run / "journal.jsonl").stat().st_size / (2 * offspring)
             found[f"the journal read back, {line:.0f} bytes a line"] = [
-                milliseconds(lambda run=run: Archive.view(run)) / offspring
+                milliseconds(partial(Archive.view, run)) / offspring
             ]
         for name, times in found.items():
             print(f"| {title} | {name} | {statistics.median(times):.2f} |")
