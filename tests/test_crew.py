@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from darwinc import errors
-from darwinc.errors import DarwincError, InputError, Unreachable, UnsupportedOperator
+from darwinc.errors import DarwincError, InputError, Unreachable, UnsupportedOperator, UsageError
 from darwinc.evolution.crew import Crew, Here, make_crew
 from darwinc.evolution.processes import Processes
 from tests import crew_work
@@ -217,3 +217,9 @@ def test_the_crew_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7,6")
     assert made("2", device="cuda") == (2, ("4", "GPU-7", "6"))
     assert made("auto", device="cuda:1") == (1, ())
+
+
+def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"pip install 'darwinc\[ray\]'"):
+        make_crew("ray", 1, "cpu", 2)

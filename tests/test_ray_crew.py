@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from darwinc.errors import DarwincError, Unreachable, UsageError
 from darwinc.evolution import ray_crew
@@ -101,7 +100,16 @@ def test_threads_are_those_of_a_worker(cluster: Any) -> None:
         assert dict(crew.each(crew_work.torch_sum, 7, range(2), {}, nothing)) == dict(
             Here(1).each(crew_work.torch_sum, 7, range(2), {}, nothing)
         )
-    assert torch.get_num_threads() >= 1
+
+
+def test_a_cluster_that_is_not_there(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**options: object) -> None:
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(UsageError, match=r"at ray://there:1 can't be reached \(ray client connection timeout\); start"):
+        make_crew("ray://there:1", 1, "cpu", 2)
 
 
 def test_no_machine_could_do_it(cluster: Any) -> None:

@@ -175,7 +175,8 @@ class Processes(Closing):
                 for place, worker in enumerate(self._workers)
                 if worker is not None and worker.index is not None
             }
-            place, worker, index = next(busy[pipe] for pipe in wait(list(busy)) if isinstance(pipe, Connection))
+            ready = wait(list(busy))
+            place, worker, index = next(found for pipe, found in busy.items() if pipe in ready)
             try:
                 done, told = worker.pipe.recv()
             except (EOFError, OSError):

@@ -155,7 +155,7 @@ def _connect(ray: Any, address: str | None) -> None:
         ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"at {address} " if address else ""
-        reason = str(error).partition("\n")[0].rstrip(".")
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise UsageError(
             f"The Ray cluster {where}can't be reached ({reason}); start it with ray start --head, or give its address "
             "as --workers ray://HOST:10001."
