@@ -26,7 +26,7 @@ from darwinc.passes.excise import Excise
 from darwinc.pipeline import Job, Pass, PassRun, run_pass
 from darwinc.proving import guaranteed, proof_feeds, prove, prove_twin
 from darwinc.quality import compare_quality
-from darwinc.report import build_report, file_info
+from darwinc.report import build_report, file_info, write_json
 from darwinc.report_schema import Report
 from darwinc.runtime import inputs_of, open_session
 from darwinc.sampling import MOST_CALIBRATING, MOST_VALIDATION, calibrating, hold_out, hold_out_for_offspring
@@ -150,7 +150,10 @@ def compress(
         )
     warnings = [*run.warnings, *_of_data(job.samples, run.test), *job.warnings]
     values |= {"warnings": warnings, "time": run.seconds, "peak_memory_bytes": peak_memory()}
-    return Result(job.model, build_report(values), destination)
+    report = build_report(values)
+    if evolves(settings) and settings.training.run_dir is not None:
+        write_json(report, Path(settings.training.run_dir) / "report.json")
+    return Result(job.model, report, destination)
 
 
 def _afterwards(settings: Settings, recovery: list[Pass]) -> list[Pass]:

@@ -118,7 +118,7 @@ def _course(found: Family) -> str:
     born, collapsed = found.offspring, sum(network.collapsed for network in found.offspring)
     fallen = f", of which {collapsed:,} collapsed" if collapsed else ""
     raised = f"{_counted(len(found.generations), 'generation')}, {len(born):,} offspring{fallen}"
-    if found.evolution is None:
+    if found.evolution is None or found.evolution.ended is None:
         return f"{raised}; not finished"
     return f"{raised}; it ended because {ENDINGS[found.evolution.ended]}"
 

@@ -23,7 +23,7 @@ ONE_SHOT = "one-shot"
 
 @dataclass(frozen=True)
 class Family:
-    """Every network of an evolution. While a run is unfinished `evolution` is None.
+    """Every network of an evolution; `evolution` is None where a report has generations alone.
 
     Attributes:
         generations: in their order.
@@ -42,7 +42,8 @@ class Family:
     @property
     def winner(self) -> Individual | None:
         """The network that was chosen in the end."""
-        return self.networks.get(self.evolution.winner) if self.evolution is not None else None
+        named = None if self.evolution is None else self.evolution.winner
+        return None if named is None else self.networks.get(named)
 
     @property
     def controls(self) -> Sequence[Individual]:

@@ -16,6 +16,7 @@ import pydantic
 import pydantic_core
 
 from darwinc.errors import InputError, OutputError
+from darwinc.evolution.telling import is_open, told
 from darwinc.report_markdown import to_markdown
 from darwinc.report_questions import efficiency
 from darwinc.report_schema import SCHEMA, Report
@@ -105,7 +106,12 @@ def write_text(text: str, path: Path) -> None:
 
 
 def load_report(path: Path) -> Report:
-    """Read a report.json, or the one in a run's folder. Raises InputError."""
+    """Read a report.json, or the one in a run's folder; of an evolution that goes on, what its folder tells.
+
+    Raises InputError.
+    """
+    if path.is_dir() and is_open(path):
+        return told(path)
     file = path / "report.json" if path.is_dir() else path
     try:
         content = file.read_bytes()

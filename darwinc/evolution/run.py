@@ -24,6 +24,7 @@ from darwinc.evolution.lineage import Lineage
 from darwinc.evolution.pareto import pareto
 from darwinc.evolution.resources import prices
 from darwinc.evolution.tasks import GENOME, MODEL, Habitat, Rearing
+from darwinc.evolution.telling import ANCESTOR
 from darwinc.evolution.wiring import Wiring
 from darwinc.evolution_options import parse_environment
 from darwinc.evolution_schema import Evolution, Individual
@@ -73,12 +74,14 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         foreseen,
     )
     folder = None if order.run_dir is None else Path(order.run_dir)
-    identity = _identity(job, order)
+    identity = _identity(job, order) | {"metric": metric, "samples": len(job.validation or ())}
     with (
         Lineage.open(folder, identity, resume=order.resume, rewind=options.from_generation) as lineage,
         make_crew(options.workers, options.offspring_threads, job.device, options.population) as crew,
     ):
         job.warnings += lineage.warnings
+        if lineage.known(ANCESTOR) is None:
+            lineage.add(world.first, {MODEL: habitat.ancestor, GENOME: world.ancestor.to_bytes()})
         found = Population(world, REARING, lineage, crew, stage).run()
         if found is None:
             raise Unreachable(_missed(order))
@@ -114,7 +117,7 @@ def _first(job: Job, habitat: Habitat) -> tuple[str, Individual]:
     metric, quality = quality_of(examiner, habitat.ancestor)
     cost, nobody = measure(job.original, job.channels), Genome(job.channels.nobody())
     return metric, Individual(
-        id="ancestor",
+        id=ANCESTOR,
         kind="ancestor",
         generation=0,
         genome=nobody.digest,
