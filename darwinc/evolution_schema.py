@@ -72,10 +72,10 @@ class Generation(Part):
 class Evolution(Part):
     """What the generations have in common.
 
-    While a run goes on `ended` is null, and `winner` the fittest so far. `metric` is what quality is, between 0 and 1, the higher the better, on `samples` validation samples. `pareto` names
-    the networks that no other one beats in quality, parameters, MACs and foreseen latency at once. `controls` have the
-    winner's budget and training: `one-shot` (the deterministic cut of the ancestor), `random` (a random one), `scratch`
-    (the winner's shape with new weights).
+    While a run goes on `ended` is null, and `winner` the fittest so far. `metric` is what quality is, between 0 and 1,
+    the higher the better, on `samples` validation samples. `pareto` names the networks that no other one beats in
+    quality, parameters, MACs and foreseen latency at once. `controls` have the winner's budget and training: `one-shot`
+    (the deterministic cut of the ancestor), `random` (a random one), `scratch` (the winner's shape with new weights).
     """
 
     metric: str

@@ -117,6 +117,7 @@ def test_the_emitted_file_is_the_winner(closed: tuple[Path, Result]) -> None:
     emitted = onnx.load(folder / "out.onnx")
     onnx.checker.check_model(emitted, full_check=True)
     archive = Archive.view(folder / "run")
+    assert report.evolution.winner is not None
     stored = onnx.load_model_from_string(archive.read(report.evolution.winner, MODEL))
     for one, two in zip(emitted.graph.initializer, stored.graph.initializer, strict=True):
         assert one.name == two.name

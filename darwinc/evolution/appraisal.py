@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,5 +58,5 @@ class Appraisal:
                     str(found[f"name{number}"]): found[f"values{number}"].astype(np.float32) for number in numbers
                 }
                 return cls(found["clusters"], synapses, found["credit"], found["merit"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"Strengths can't be read ({error}); the folder of their network is damaged.") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,6 +74,6 @@ class Genome:
                     shape = tuple(found[f"shape{number}"].tolist())
                     bits = np.unpackbits(found[f"mask{number}"], count=int(np.prod(shape)))
                     synapses[str(found[f"name{number}"])] = bits.astype(np.bool_).reshape(shape)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"A genome can't be read ({error}); the folder of its network is damaged.") from error
         return cls(dead, synapses)
