@@ -72,6 +72,6 @@ class VerificationFailed(DarwincError):
 
 
 class Interrupted(DarwincError):
-    """The user or a signal stopped the run."""
+    """The user or a signal stopped the run, or its workers were killed again and again."""
 
     exit_code = 6

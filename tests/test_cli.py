@@ -165,7 +165,7 @@ USAGE = {
     "import over itself": (["import", "net.pt2", "-o", "net.pt2"], "over the source"),
     "labels": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--labels", "y.npy"], "without --data"),
     "pattern": (["compress", "model.onnx", "-o", "out.onnx", *HALF, "--protect", "zz*"], "--protect 'zz*' matches"),
-    "option": (["compress", "model.onnx", "--strength", "9"], "No such option"),
+    "option": (["compress", "model.onnx", "--muscle", "9"], "No such option"),
     "command": (["shrink", "model.onnx"], "No such command"),
     "preprocess": (
         ["compress", "model.onnx", "-o", "out.onnx", *HALF, "--data", "data.npz", "--preprocess", "colourful"],

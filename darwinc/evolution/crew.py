@@ -44,7 +44,7 @@ class Crew(Protocol):
             needs: the keys of the files that an item needs.
 
         Raises:
-            DarwincError: an item ended its worker several times.
+            Interrupted: an item ended its worker several times.
             Exception: what `work` raised, as itself.
         """
 

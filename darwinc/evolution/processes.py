@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic
 
-from darwinc.errors import DarwincError
+from darwinc.errors import Interrupted
 from darwinc.evolution.crew import TRIES, C, Closing, Needs, R, T, Work, contents, ended, portable
 
 GRACE = 1.0  # seconds for the exit code of a process whose pipe has closed
@@ -196,7 +196,7 @@ class Processes(Closing):
         self._dismiss(place)
         load.tries[index] += 1
         if load.tries[index] == TRIES:
-            raise DarwincError(ended(index, f"the last time with exit code {code}"))
+            raise Interrupted(ended(index, f"the last time with exit code {code}"))
         load.waiting.appendleft(index)
         self._employ(place, load)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import darwinc
-from darwinc.errors import DarwincError, InputError, UsageError
+from darwinc.errors import InputError, Interrupted, UsageError
 from darwinc.evolution.crew import TRIES, C, Closing, Needs, R, T, Work, contents, ended, limited, portable
 
 IN_FLIGHT = 2  # tasks for each place, so that a machine that is done has the next one there already
@@ -100,7 +100,7 @@ class RayCrew(Closing):
                 "install the same darwinc on all of them."
             ) from error
         except self._ray.exceptions.RayError as error:
-            raise DarwincError(ended(index, f"the last time with {type(error).__name__}")) from error
+            raise Interrupted(ended(index, f"the last time with {type(error).__name__}")) from error
         if not done:
             raise told
         return index, told
