@@ -33,7 +33,8 @@ class Evolution:
         favour: do clusters count for more that their parent does well with, output by output?
         environment: what may be kept, as RESOURCE=SHARE of the parents' largest, several with commas, changing from
             generation to generation with colons (`clusters=0.7,synapses=0.5:0.6:0.7`, the last one stays); empty for
-            the target, neared in equal ratios over two thirds of the generations and kept from then on.
+            the target, neared in equal ratios over two thirds of the generations where offspring are trained, from the
+            first generation on where they aren't, and then kept.
         temperature: of the draw; 0 is the deterministic cut. A cluster with strength s lives with probability
             min(1, exp((s - c) / temperature)).
         drift: the deviation by which strengths of a whole group shift in an offspring: it is what changes widths.

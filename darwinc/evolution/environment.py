@@ -74,11 +74,12 @@ class Environment:
         return found
 
 
-def environment(options: Evolution, target: str, goal: float, generation: int) -> Environment:
+def environment(options: Evolution, target: str, goal: float, generation: int, *, gradual: bool = True) -> Environment:
     """The environment of a generation (from 1).
 
     `target` is a kind of target (`TARGETS`) or a resource, and `goal` how much of that resource it allows in the end,
-    in the units of its price. A size in bytes is a limit, the others may be exceeded by `selection.TOLERANCE`.
+    in the units of its price. Unless it's `gradual`, the first generation meets it already: where nobody is trained
+    there is nothing that smaller steps could save. A size in bytes is a limit, the others may be exceeded by `selection.TOLERANCE`.
 
     Raises:
         UsageError: a resource that this heredity can't save.
@@ -98,6 +99,6 @@ def environment(options: Evolution, target: str, goal: float, generation: int) -
             )
     if not goal > 0:
         raise Unreachable(f"The target leaves no {resource} at all; ask for less.")
-    steps = math.ceil(APPROACH * options.generations - 1e-9)
+    steps = math.ceil(APPROACH * options.generations - 1e-9) if gradual else 1
     halved = resource == "synapses" and options.heredity == "both" and not shares
     return Environment(resource, goal, min(1.0, generation / steps), shares, halved=halved, strict=resource == "bytes")

@@ -137,7 +137,8 @@ class Population:
     def _generation(self, number: int) -> bool:
         """One generation; says whether anybody of it lives on."""
         parents = [self._parent(each) for each in self._appraised(self.pool)]
-        surroundings = environment(self.options, self.world.target, self.world.goal, number)
+        trained = self.world.habitat.trains
+        surroundings = environment(self.options, self.world.target, self.world.goal, number, gradual=trained)
         costs = self.world.costs([self.world.ancestor, *(parent.genome for parent in parents)])
         limits = surroundings.limits(costs[0], costs[1:])
         tasks = [self._synthesised(number, index, parents, surroundings) for index in range(self.options.population)]
