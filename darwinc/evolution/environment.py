@@ -79,7 +79,8 @@ def environment(options: Evolution, target: str, goal: float, generation: int, *
 
     `target` is a kind of target (`TARGETS`) or a resource, and `goal` how much of that resource it allows in the end,
     in the units of its price. Unless it's `gradual`, the first generation meets it already: where nobody is trained
-    there is nothing that smaller steps could save. A size in bytes is a limit, the others may be exceeded by `selection.TOLERANCE`.
+    there is nothing that smaller steps could save. A size in bytes is a limit, the others may be exceeded by
+    `selection.TOLERANCE`.
 
     Raises:
         UsageError: a resource that this heredity can't save.

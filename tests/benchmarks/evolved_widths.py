@@ -1,11 +1,11 @@
-"""Is evolution worth its cost? Evolved widths of a CIFAR-10 ResNet against cuts at once and against chance, no training.
+"""Is evolution worth its cost? Evolved widths of a CIFAR-10 ResNet against one-shot cuts and chance, no training.
 
     DATA=... python -m tests.benchmarks.base_resnet BASE                    # BASE/resnet56.onnx
     DATA=... python -m tests.benchmarks.evolved_widths FOLDER MODEL.onnx [--removed 0.6] [--seeds 0 1 2] [--raised 16]
 
 At the same MACs and with the same repairs (`inherit`, `recalibrate`) stand beside each other: the fittest of RAISED
-offspring in four generations, the best of as many random width vectors (`--parents 0`, one generation), the deterministic
-Darwinian cut, Taylor's, and one random cut. Everything is chosen and repaired on 4,000 unlabelled images of
+offspring in four generations, the best of as many random width vectors (`--parents 0`, one generation), the
+deterministic Darwinian cut, Taylor's, and one random cut. Everything is chosen and repaired on 4,000 unlabelled images of
 train[:44000]: 2,048 calibrate, 800 judge by their agreement with the original. Accuracy is read on train[45000:50000]
 and the 1,000 test images, once; a model that was trained on all 50,000 gives `--test-only`. Rows are kept in
 FOLDER/widths.jsonl.
@@ -61,7 +61,8 @@ def main() -> None:
     name = onnx.load(str(asked.model)).graph.input[0].name
     for seed in asked.seeds:
         data = asked.folder / f"images-{seed}.npz"
-        np.savez(data, **{name: prepared(images[np.random.default_rng(seed).choice(44000, IMAGES, replace=False)])})
+        chosen = {name: prepared(images[np.random.default_rng(seed).choice(44000, IMAGES, replace=False)])}
+        np.savez(data, **chosen)  # type: ignore[arg-type]
         plain = Settings(data=str(data), align=1, recover=REPAIRS, seed=seed, bench_seconds=0)
         evolved = Evolution(
             generations=GENERATIONS, population=asked.raised // GENERATIONS, controls=False, workers=asked.workers
