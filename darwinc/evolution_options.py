@@ -21,7 +21,7 @@ class Evolution:
     Attributes:
         generations: how many, at most.
         population: offspring of each generation.
-        parents: of each offspring; 0 draws every one at random from the ancestor, which is a control.
+        parents: of each offspring; 0 draws the ancestor's widths at random, which is a control.
         survivors: how many networks the next generation's parents are chosen from.
         heredity: what is passed on and drawn: whole clusters (channels, really removed), synapses within kept channels
             (zeros, which make nothing faster), or both.

@@ -66,10 +66,18 @@ class World:
         return Parent(name, genome, self.appraisal(seed), fitness)
 
     def offspring(
-        self, pool: list[Parent], limits: Limits, habitat: Environment, options: Evolution, seed: int, *known: Genome
+        self,
+        pool: list[Parent],
+        limits: Limits,
+        habitat: Environment,
+        options: Evolution,
+        seed: int,
+        *known: Genome,
+        ancestor: Appraisal | None = None,
     ) -> Offspring:
         random, digests = np.random.default_rng(seed), {genome.digest for genome in known}
-        return synthesise(pool, self.channels, self.prices, limits, habitat, options, self.wiring, random, digests)
+        shared = (self.channels, self.prices, limits, habitat, options, self.wiring, random, digests)
+        return synthesise(pool, *shared, ancestor=ancestor)
 
     def costs(self, genome: Genome) -> dict[str, float]:
         return costs_of([genome], self.channels, self.prices, self.wiring)[0]

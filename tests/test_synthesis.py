@@ -347,3 +347,18 @@ def test_multiples_yield_only_where_they_must() -> None:
         odd = [width for width in child.genome.widths(place.channels.groups) if width % 8]
         assert bool(odd) == (child.divisor > 1)
         assert child.divisor in DIVISORS
+
+
+def test_random_widths_keep_the_strongest_of_each_group() -> None:
+    place = world("classifier")
+    ancestor = place.ancestor()
+    habitat = environment(Evolution(parents=0), "macs", 0.5 * place.whole["macs"], 8)
+    widths = set()
+    for seed in range(6):
+        options = Evolution(parents=0, temperature=0.0, drift=0.0)
+        genome = place.offspring([], place.limits(), habitat, options, seed, ancestor=ancestor.appraisal).genome
+        widths.add(tuple(genome.widths(place.channels.groups)))
+        for group in place.channels.groups:
+            strengths, dead = ancestor.appraisal.clusters[group.units], genome.dead[group.units]
+            assert not dead.any() or strengths[dead].max() <= strengths[~dead].min()
+    assert len(widths) > 2

@@ -30,7 +30,7 @@ OPTIONS = (
         type=click.IntRange(0),
         default=EVOLUTION.parents,
         show_default=True,
-        help="Of evolve: of each offspring; 0 draws all at random, as a control.",
+        help="Of evolve: of each offspring; 0 draws widths at random, as a control.",
     ),
     click.option(
         "--survivors",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -55,6 +55,22 @@ def at_random(channels: Channels, wiring: Wiring, heredity: str, rng: np.random.
     if heredity != "clusters":
         synapses = {name: rng.random(weight.shape, np.float32) for name, weight in wiring.weights.items()}
     return from_ancestor(Appraisal(clusters, synapses), channels, wiring)
+
+
+def of_random_widths(
+    appraisal: Appraisal, channels: Channels, wiring: Wiring, heredity: str, rng: np.random.Generator
+) -> Inheritance:
+    """All of the ancestor may live. How many of each group is left to chance, and which of them to their strengths.
+
+    A unit has its rank within its group, between 0 and 1, and each group is shifted by a number between -1 and 1. So
+    widths are random, and no worse chosen than they have to be: what evolution has to be better than.
+    """
+    inheritance = at_random(channels, wiring, heredity, rng)
+    clusters = np.ones(channels.count)
+    for group, shift in zip(channels.groups, rng.uniform(-1.0, 1.0, len(channels.groups)).tolist(), strict=True):
+        ranks = np.argsort(np.argsort(appraisal.clusters[group.units], kind="stable"), kind="stable")
+        clusters[group.units] = (ranks + 1) / len(group) + shift
+    return replace(inheritance, clusters=clusters)
 
 
 def from_parents(

@@ -19,7 +19,7 @@ from darwinc.evolution.appraisal import Appraisal
 from darwinc.evolution.environment import Environment
 from darwinc.evolution.genome import Genome
 from darwinc.evolution.heredity import perturbed, solve_threshold
-from darwinc.evolution.inheritance import Inheritance, at_random, from_ancestor, from_parents
+from darwinc.evolution.inheritance import Inheritance, at_random, from_ancestor, from_parents, of_random_widths
 from darwinc.evolution.mating import Parent, choose_mates, shares
 from darwinc.evolution.repair import Ranking, Repair, choices, rank
 from darwinc.evolution.resources import Expectation, Ledger, costs_of
@@ -111,7 +111,8 @@ def synthesise(
 
     `prices` are by resource (`resources.prices`, and `latency` where it is limited). Units that are dead in all
     parents stay dead; with `revive` they may come back by the strength that the `ancestor` gives them. With no parents
-    in the options, strengths are random and everybody of the ancestor may live. All that is random comes from `rng`.
+    in the options, everybody of the ancestor may live, and widths are random; without its appraisal, who lives is, too.
+    All that is random comes from `rng`.
 
     Raises:
         Unreachable: nothing fits the environment, or nothing that isn't known.
@@ -122,6 +123,8 @@ def synthesise(
     mates = choose_mates(parents, options.parents, options.mates, rng)
     if mates:
         inheritance = from_parents(mates, channels, wiring, options, ancestor if revive else None)
+    elif ancestor is not None:
+        inheritance = of_random_widths(ancestor, channels, wiring, options.heredity, rng)
     else:
         inheritance = at_random(channels, wiring, options.heredity, rng)
     least = ground.least()
