@@ -13,8 +13,8 @@ on what it never saw. The splits:
   masks [N, 128, 128] of 0 and 1.
 - transfer: 128 x 128 pixels of 1,000 ImageNet and 64 COCO images, no labels.
 
-Images of the last two are stretched to the square and have ImageNet's mean and deviation. The saliency network has a
-quarter of VGG16's width and no pretraining, unlike the papers'.
+Images of the last two are stretched to the square and have ImageNet's mean and deviation. The saliency network has an
+eighth of VGG16's width and no pretraining, unlike the papers'.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Ancestor:
 ANCESTORS = {
     "lenet_mnist": Ancestor("mnist_train", "mnist_test"),
     "lenet_cifar": Ancestor("cifar_train", "cifar_report"),
-    "saliency": Ancestor("ecssd_train", "ecssd_test", width=0.25),
+    "saliency": Ancestor("ecssd_train", "ecssd_test", width=0.125),
     "lenet_caffe": Ancestor("mnist28_train", "mnist28_test"),
     "mlp": Ancestor("mnist28_train", "mnist28_test"),
     "resnet20": Ancestor("cifar_train", "cifar_report"),
