@@ -6,7 +6,7 @@
 At the same MACs and with the same repairs (`inherit`, `recalibrate`) stand beside each other: the fittest of RAISED
 offspring in four generations, the best of as many random width vectors (`--parents 0`, one generation), the
 deterministic Darwinian cut, Taylor's, and one random cut. Everything is chosen and repaired on 4,000 unlabelled images
-of train[:44000]: 2,048 calibrate, 800 judge by their agreement with the original. Accuracy is read on train[45000:50000]
+of train[:44000]: 2,048 calibrate, 800 judge by agreement with the original. Accuracy is read on train[45000:50000]
 and the 1,000 test images, once; a model that was trained on all 50,000 gives `--test-only`. Rows are kept in
 FOLDER/widths.jsonl.
 """
