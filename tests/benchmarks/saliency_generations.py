@@ -6,7 +6,7 @@
 The ancestor is `models/saliency.py` at an eighth of its width, trained on 600 images of ECSSD without pretraining
 (`tests/benchmarks/ancestors.py`). Offspring learn from the same 600 and 100 more, of which a fifth only judges; the 300
 test images are read for the table alone. Generations 2, 3 and 4 have the papers' 4.1, 17.7 and 47.8 times fewer
-synapses. Transfer: how well descendants' maps agree with the ancestor's on images of another source, which have no masks.
+synapses. Transfer: how well descendants' maps agree with the ancestor's on images of another source, without masks.
 """
 
 from __future__ import annotations
