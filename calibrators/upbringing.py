@@ -22,14 +22,16 @@ from darwinc.calibrators.calibration import calibration_of
 from darwinc.calibrators.newborn import reborn
 from darwinc.channels import Channels, analyse
 from darwinc.console import Stage, Terminal
-from darwinc.cost import CostModel, Terms, measure
+from darwinc.cost import CostModel, Price, measure
 from darwinc.data import open_data
 from darwinc.evolution.appraisal import Appraisal
+from darwinc.evolution.environment import TARGETS
 from darwinc.evolution.genome import Genome
 from darwinc.evolution.positions import blended, expanded, synapse_masks, without_synapses
+from darwinc.evolution.resources import prices
 from darwinc.evolution.tasks import GENOME, MODEL, Habitat, Raised, Task
+from darwinc.evolution_options import Evolution, parse_environment
 from darwinc.evolution_schema import Individual
-from darwinc.passes.cull import COUNTED
 from darwinc.passes.excise import excise
 from darwinc.passes.trained import Trained
 from darwinc.pipeline import Job, run_passes
@@ -156,14 +158,19 @@ class Nursery:
     def appraisal(self, full: ir.Model, genome: Genome) -> Appraisal:
         """Strengths of a network at the ancestor's positions."""
         habitat = self.habitat
-        price = counted(self.channels, habitat.target)
+        price = price_of(self.channels, habitat.target, habitat.options)
         job, stage = self._empty_job(), Stage("appraise")
         return appraise(full, self.channels, genome, job, habitat.options, stage, price=price, scoring=habitat.scoring)
 
 
-def counted(channels: Channels, target: str) -> Terms:
-    """What strengths are about: what a kind of target counts, or parameters where it counts no channels."""
-    return CostModel(channels).terms(target if target in COUNTED else "sparsity")
+def price_of(channels: Channels, target: str, options: Evolution) -> Price:
+    """What strengths are about: the first resource that the environment limits, else the target's, if it is countable.
+
+    Parameters where neither is.
+    """
+    counted = prices(channels)
+    wanted = [*parse_environment(options.environment), TARGETS[target], "parameters"]
+    return next(counted[resource] for resource in wanted if resource in counted)
 
 
 def quality_of(examiner: Examiner, model: bytes) -> tuple[str, float]:

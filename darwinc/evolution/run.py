@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from darwinc import graph
 from darwinc.calibrators.appraisal import appraise_ancestor
-from darwinc.calibrators.upbringing import appraise_network, counted, loaded, quality_of, raise_network
+from darwinc.calibrators.upbringing import appraise_network, loaded, price_of, quality_of, raise_network
 from darwinc.console import Stage
 from darwinc.cost import Price, measure
 from darwinc.errors import DarwincError, Unreachable, UsageError
@@ -54,7 +54,7 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
     stage.say("appraising the ancestor")
     with limited(options.offspring_threads):
         job.channels, strengths = appraise_ancestor(
-            job, options, stage, price=counted(job.channels, order.target), scoring=order.scoring
+            job, options, stage, price=price_of(job.channels, order.target, options), scoring=order.scoring
         )
     habitat = _habitat(job, order)
     with limited(options.offspring_threads):
