@@ -22,7 +22,7 @@ from rich.text import Text
 
 from darwinc.errors import Interrupted
 from darwinc.gate import GateResult, interval_text
-from darwinc.report_page import comparison, milliseconds_text, number_text
+from darwinc.pages.texts import comparison, milliseconds_text, number_text
 from darwinc.report_schema import Report
 
 PLAIN_WIDTH = 120

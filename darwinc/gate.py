@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from darwinc.errors import OutputError, UsageError
-from darwinc.report_questions import points
+from darwinc.pages.questions import points
 from darwinc.report_schema import Latency, Quality, Report
 
 LARGEST_RATIO = 10.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from darwinc.console import Listing
 from darwinc.inspection import BarrierFacts, GroupFacts, Holder, Inspection
-from darwinc.report_page import count_text
+from darwinc.pages.texts import count_text
 
 MOST_GROUPS = 12
 MOST_HOLDERS = 8

@@ -17,8 +17,8 @@ import pydantic_core
 
 from darwinc.errors import InputError, OutputError
 from darwinc.evolution.telling import is_open, told
-from darwinc.report_markdown import to_markdown
-from darwinc.report_questions import efficiency
+from darwinc.pages.markdown import to_markdown
+from darwinc.pages.questions import efficiency
 from darwinc.report_schema import SCHEMA, Report
 
 __all__ = [

@@ -11,8 +11,8 @@ import pytest
 from darwinc.fitness.darwinian import DarwinianScore
 from darwinc.fitness.static import StaticScore
 from darwinc.fitness.statistics import Death, Matrix
-from darwinc.report_markdown import to_markdown
-from darwinc.report_page import causes_text
+from darwinc.pages.markdown import to_markdown
+from darwinc.pages.texts import causes_text
 from darwinc.scoring import Scoring
 from tests.small_models import build, images
 from tests.test_compression import QUICK, squeezed

@@ -12,12 +12,12 @@ from markdown_it import MarkdownIt
 
 from darwinc.commands.compress import show
 from darwinc.console import Terminal
-from darwinc.evolution_page import EvolutionPage, evolution_lines, evolution_page
-from darwinc.evolution_questions import family
-from darwinc.evolution_tables import SHORT, Column, Table, points_text, table_text, times_text
-from darwinc.family_plots import family_pictures
+from darwinc.pages.evolution import EvolutionPage, evolution_lines, evolution_page
+from darwinc.pages.evolution_questions import family
+from darwinc.pages.evolution_tables import SHORT, Column, Table, points_text, table_text, times_text
+from darwinc.pages.family_plots import family_pictures
+from darwinc.pages.html import to_html
 from darwinc.report import Report, build_report, to_markdown
-from darwinc.report_html import to_html
 from tests.made_up_family import ANCESTOR, MadeUpFamily
 from tests.test_report import smallest
 from tests.test_report_html import HOSTILE, Reader, drawings

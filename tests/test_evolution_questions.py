@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from darwinc.evolution_questions import (
+from darwinc.evolution_schema import Individual
+from darwinc.pages.evolution_questions import (
     Family,
     archive,
     contests,
@@ -26,7 +27,6 @@ from darwinc.evolution_questions import (
     twins,
     zeros,
 )
-from darwinc.evolution_schema import Individual
 from darwinc.report import build_report
 from tests.made_up_family import ANCESTOR, MadeUpFamily
 from tests.test_report import smallest

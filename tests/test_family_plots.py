@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from darwinc.evolution_questions import Family, family, forebears, line_of_descent
 from darwinc.evolution_schema import Individual
-from darwinc.family_plots import FEW, MOST_LINES, MOST_ROWS, family_pictures, tree, widths
-from darwinc.plots import BLUE, GREY, SKY, Picture
-from darwinc.quality_plots import pareto, progress, quality_scale, scale_of
+from darwinc.pages.evolution_questions import Family, family, forebears, line_of_descent
+from darwinc.pages.family_plots import FEW, MOST_LINES, MOST_ROWS, family_pictures, tree, widths
+from darwinc.pages.plots import BLUE, GREY, SKY, Picture
+from darwinc.pages.quality_plots import pareto, progress, quality_scale, scale_of
 from darwinc.report import Report, build_report
 from tests.made_up_family import MadeUpFamily
 from tests.test_report import smallest

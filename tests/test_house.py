@@ -58,11 +58,16 @@ def test_the_links_lead_to_the_rooms(room: str) -> None:
 
 
 def test_files_that_are_not_modules_ship_too() -> None:
-    patterns = project()["tool"]["setuptools"]["package-data"]["darwinc"]
-    shipped = {path.name for pattern in patterns for path in (ROOT / "darwinc").glob(pattern)}
-    others = {path.name for path in (ROOT / "darwinc").iterdir() if path.is_file() and path.suffix != ".py"}
-    assert others - set(ROOMS) <= shipped
-    assert {"py.typed", "report.schema.json", "report.md.jinja"} <= shipped
+    found = project()["tool"]["setuptools"]["package-data"]
+    shipped = {
+        path.name
+        for package, patterns in found.items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    others = {path.name for path in (ROOT / "darwinc").rglob("*.*") if path.is_file() and path.suffix != ".py"}
+    assert {name for name in others - set(ROOMS) if not name.endswith((".pyc", ".so"))} <= shipped
+    assert {"py.typed", "report.schema.json", "report.md.jinja", "report.html.jinja"} <= shipped
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -17,8 +17,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from darwinc.errors import InputError, OutputError
-from darwinc.report import build_report, file_info, load_report, to_markdown, tool_info, write_json, write_text
-from darwinc.report_page import (
+from darwinc.pages.questions import merge_barriers, most_shrunk, points
+from darwinc.pages.texts import (
     MET_WITHIN,
     code_text,
     count_text,
@@ -28,7 +28,7 @@ from darwinc.report_page import (
     size_text,
     target_text,
 )
-from darwinc.report_questions import merge_barriers, most_shrunk, points
+from darwinc.report import build_report, file_info, load_report, to_markdown, tool_info, write_json, write_text
 from darwinc.report_schema import Barrier, Group, Quality, Target, json_schema
 from darwinc.selection import SHORTFALL
 

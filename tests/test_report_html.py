@@ -17,12 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 from darwinc.cli import main
-from darwinc.drawing import label
-from darwinc.plots import MOST_LINES, MOST_PANELS, pictures
+from darwinc.pages.drawing import label
+from darwinc.pages.html import to_html
+from darwinc.pages.plots import MOST_LINES, MOST_PANELS, pictures
+from darwinc.pages.questions import causes_of_death, lost_most
+from darwinc.pages.texts import guarantee_lines, latency_text, recovery_lines, target_text
 from darwinc.report import Report, build_report, to_markdown, write_json
-from darwinc.report_html import to_html
-from darwinc.report_page import guarantee_lines, latency_text, recovery_lines, target_text
-from darwinc.report_questions import causes_of_death, lost_most
 from darwinc.report_schema import Latency, Target
 from tests.test_report import full, smallest
 

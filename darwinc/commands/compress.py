@@ -225,8 +225,8 @@ def _check_target(path: Path) -> None:
 def show(terminal: Terminal, report: Report, *, dry_run: bool) -> None:
     """The outcome on the terminal."""
     from darwinc.console import GroupRow, groups_table, summary_table
-    from darwinc.evolution_page import evolution_lines
-    from darwinc.report_page import causes_text, guarantee_lines, latency_text, recovery_lines, target_text
+    from darwinc.pages.evolution import evolution_lines
+    from darwinc.pages.texts import causes_text, guarantee_lines, latency_text, recovery_lines, target_text
 
     remarks = {
         entry.group: f"multiple of {entry.multiple}: {entry.why}"
@@ -282,6 +282,6 @@ def write_reports(
         write_text(to_markdown(report), as_markdown)
     if as_html is not None:
         # matplotlib takes a second to import, which only a page with pictures should pay.
-        from darwinc.report_html import to_html
+        from darwinc.pages.html import to_html
 
         write_text(to_html(report), as_html)

@@ -14,12 +14,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import MaxNLocator
 
-from darwinc.drawing import Drawing, label, legend
-from darwinc.evolution_questions import Family, family, fittest, forebears, line_of_descent, outcome, shares
 from darwinc.evolution_schema import Individual
-from darwinc.evolution_tables import points_text
-from darwinc.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Picture
-from darwinc.quality_plots import Scale, pareto, progress, quality_scale
+from darwinc.pages.drawing import Drawing, label, legend
+from darwinc.pages.evolution_questions import Family, family, fittest, forebears, line_of_descent, outcome, shares
+from darwinc.pages.evolution_tables import points_text
+from darwinc.pages.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Picture
+from darwinc.pages.quality_plots import Scale, pareto, progress, quality_scale
 from darwinc.report_schema import Group, Report
 
 FEW = 60

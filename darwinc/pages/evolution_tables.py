@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from darwinc.evolution_questions import Family, archive, fittest, measured, outcome, over, shares
 from darwinc.evolution_schema import Generation, Individual
-from darwinc.report_page import code_text, count_text, milliseconds_text, number_text, plain_text
+from darwinc.pages.evolution_questions import Family, archive, fittest, measured, outcome, over, shares
+from darwinc.pages.texts import code_text, count_text, milliseconds_text, number_text, plain_text
 
 SHORT = 8
 """Digits of a genome's hash: enough to tell a few thousand networks apart."""

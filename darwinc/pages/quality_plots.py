@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from darwinc.drawing import Drawing, label, legend
-from darwinc.evolution_questions import Family, archive, fittest, measured, outcome, over
 from darwinc.evolution_schema import Individual
-from darwinc.evolution_tables import name_text, points_text, times_text
-from darwinc.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Picture
+from darwinc.pages.drawing import Drawing, label, legend
+from darwinc.pages.evolution_questions import Family, archive, fittest, measured, outcome, over
+from darwinc.pages.evolution_tables import name_text, points_text, times_text
+from darwinc.pages.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Picture
 
 RATIOS = (
     ("parameters", "parameters", BLUE, "-"),

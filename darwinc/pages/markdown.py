@@ -7,9 +7,10 @@ import shlex
 
 import jinja2
 
-from darwinc.evolution_page import LEGEND, evolution_page
-from darwinc.evolution_tables import table_text
-from darwinc.report_page import (
+from darwinc.pages.evolution import LEGEND, evolution_page
+from darwinc.pages.evolution_tables import table_text
+from darwinc.pages.questions import causes_of_death, merge_barriers, most_shrunk, points
+from darwinc.pages.texts import (
     STATISTICS,
     bound_text,
     code_text,
@@ -22,13 +23,12 @@ from darwinc.report_page import (
     plain_text,
     size_text,
 )
-from darwinc.report_questions import causes_of_death, merge_barriers, most_shrunk, points
 from darwinc.report_schema import Agreement, Report
 
 
 def to_markdown(report: Report) -> str:
     """The page a deployment engineer reads: what changed, is it right, what was kept and why, how to do it again."""
-    text = importlib.resources.files("darwinc").joinpath("report.md.jinja").read_text(encoding="utf-8")
+    text = importlib.resources.files("darwinc.pages").joinpath("report.md.jinja").read_text(encoding="utf-8")
     template = _environment().from_string(text)
     return template.render(
         report=report,

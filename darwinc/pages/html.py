@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
-from darwinc.evolution_page import LEGEND, evolution_page
-from darwinc.family_plots import family_pictures
-from darwinc.plots import Picture, pictures
-from darwinc.report_page import (
+from darwinc.pages.evolution import LEGEND, evolution_page
+from darwinc.pages.family_plots import family_pictures
+from darwinc.pages.plots import Picture, pictures
+from darwinc.pages.questions import causes_of_death, merge_barriers, points
+from darwinc.pages.texts import (
     STATISTICS,
     bound_text,
     comparison,
@@ -29,7 +30,6 @@ from darwinc.report_page import (
     size_text,
     target_text,
 )
-from darwinc.report_questions import causes_of_death, merge_barriers, points
 from darwinc.report_schema import Agreement, Report
 
 
@@ -45,7 +45,7 @@ class Verdict:
 
 def to_html(report: Report) -> str:
     """The page as text in UTF-8, the same for the same report."""
-    text = importlib.resources.files("darwinc").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    text = importlib.resources.files("darwinc.pages").joinpath("report.html.jinja").read_text(encoding="utf-8")
     page = (
         _environment()
         .from_string(text)

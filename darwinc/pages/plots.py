@@ -14,8 +14,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from darwinc.drawing import Drawing, label, legend
-from darwinc.report_questions import lost_most, training_steps
+from darwinc.pages.drawing import Drawing, label, legend
+from darwinc.pages.questions import lost_most, training_steps
 from darwinc.report_schema import Bound, Dynamics, Group, PopulationHistory, Recovery, Report
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (

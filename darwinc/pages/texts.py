@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import rich.filesize
 
-from darwinc.report_questions import causes_of_death, points
+from darwinc.pages.questions import causes_of_death, points
 from darwinc.report_schema import Bound, Latency, Recovery, Report
 
 MISSING = "not measured"

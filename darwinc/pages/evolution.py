@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from darwinc.evolution_questions import (
+from darwinc.pages.evolution_questions import (
     Contest,
     Family,
     Zeros,
@@ -21,7 +21,7 @@ from darwinc.evolution_questions import (
     twins,
     zeros,
 )
-from darwinc.evolution_tables import (
+from darwinc.pages.evolution_tables import (
     CONTROLS,
     Table,
     controls_table,
@@ -32,7 +32,7 @@ from darwinc.evolution_tables import (
     points_text,
     times_text,
 )
-from darwinc.report_page import count_text
+from darwinc.pages.texts import count_text
 from darwinc.report_schema import Report
 
 LONG = 12
