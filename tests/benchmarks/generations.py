@@ -77,12 +77,12 @@ RUNS: dict[str, Run] = {
         "mnist",
         Target("synapses", 1 - 1 / 500),
         Evolution(
-            generations=9,
-            population=3,
+            generations=6,
+            population=2,
             parents=2,
             survivors=2,
             heredity="both",
-            environment="clusters=0.6:0.8:0.9,synapses=0.2:0.4:0.5:0.5:0.6:0.6:0.7:0.6:0.64",
+            environment="clusters=0.6:0.7:0.8,synapses=0.12:0.3:0.4:0.5:0.5:0.55",
         ),
     ),
     # 74.1 % at 10.7x, 67.9 % at 36.3x.
