@@ -5,8 +5,8 @@
         [--raised 16] [--images 4000] [--workers 1]
 
 At the same MACs and with the same repairs (`inherit`, `recalibrate`) stand beside each other: the fittest of RAISED
-offspring in four generations, the best of as many random width vectors (`--parents 0`, one generation: within each group
-the strongest stay), the deterministic Darwinian cut, Taylor's, and one random cut. Everything is chosen and repaired on
+offspring in four generations, the best of as many random width vectors (`--parents 0`, one generation: within each
+group the strongest stay), the deterministic Darwinian cut, Taylor's, and one random cut. Everything is chosen and repaired on
 IMAGES unlabelled images of FOLDER/<first archive>: at most 2,048 calibrate, a fifth judges by agreement with the
 original. Accuracy is read on FOLDER/<second archive>, once. Rows are kept in FOLDER/widths.jsonl.
 """
@@ -61,7 +61,7 @@ def main() -> None:
         with np.load(asked.folder / f"{asked.train}.npz", allow_pickle=False) as split:
             images = split["x"]
             chosen = {name: images[np.random.default_rng(seed).choice(len(images), asked.images, replace=False)]}
-        np.savez(data, **chosen)  # type: ignore[arg-type]
+        np.savez(data, **chosen)
         plain = Settings(data=str(data), align=1, recover=REPAIRS, seed=seed, bench_seconds=0)
         evolved = Evolution(
             generations=GENERATIONS, population=asked.raised // GENERATIONS, controls=False, workers=asked.workers
