@@ -23,12 +23,14 @@ from darwinc.evolution.genome import Genome
 from darwinc.evolution.lineage import GENOME, MODEL, Archive
 from darwinc.evolution_options import Evolution
 from darwinc.evolution_schema import Individual
+from darwinc.pipeline import Job
 from darwinc.report import load_report, to_markdown
 from darwinc.report_schema import Report
 from darwinc.settings import judge
 from darwinc.training import Training
 from tests.shell import Shell
 from tests.small_models import CLASSIFIER, build, images, save, save_data
+from tests.test_searching import Clock
 from tests.test_selecting import labels
 
 SMALL = Evolution(generations=3, population=3, parents=2, survivors=2, workers="1")
@@ -290,6 +292,26 @@ def test_a_size_in_bytes_is_a_limit_that_is_kept(tmp_path: Path) -> None:
     settings = replace(EVOLVE, evolution=replace(SMALL, generations=2, controls=False))
     evolved(tmp_path, settings, Target("bytes", 9000))
     assert (tmp_path / "out.onnx").stat().st_size <= 9000
+
+
+def test_latency_is_a_resource_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def clock(job: Job, *_: object) -> Clock:
+        job.timing = Clock(job.channels)
+        return job.timing
+
+    monkeypatch.setattr("darwinc.evolution.run.time_model", clock)
+    settings = replace(EVOLVE, evolution=replace(SMALL, generations=2, environment="latency=0.8:0.7"))
+    report = evolved(tmp_path, settings, Target("latency", 0.44)).report
+    assert report.evolution is not None
+    whole = report.evolution.ancestor.latency_ms
+    assert whole == pytest.approx(1.0)
+    assert [generation.environment["latency"] for generation in report.generations] == pytest.approx(
+        [0.8, 0.56], abs=0.02
+    )
+    for generation in report.generations:
+        assert all((each.latency_ms or 9) <= 1.01 * generation.environment["latency"] for each in generation.offspring)
+    assert all((each.latency_ms or 9) <= 0.57 for each in report.evolution.controls)
+    assert report.evolution.ended == "target"
 
 
 def test_evolution_ends_where_everybody_collapses(tmp_path: Path) -> None:

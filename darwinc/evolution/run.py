@@ -32,10 +32,10 @@ from darwinc.passes.cull import AUTO_ALIGN
 from darwinc.passes.trained import Trained
 from darwinc.pipeline import Grown, Job
 from darwinc.quality import Examiner
+from darwinc.searching.latency import TimeModel, time_model
 from darwinc.selection import Selection
 
 if TYPE_CHECKING:
-    from darwinc.latency import LatencyModel
     from darwinc.passes.evolve import Evolve
 
 REARING = Rearing(raise_network, appraise_network)
@@ -69,7 +69,7 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         Wiring(job.channels),
         order.target,
         _goal(job, order, costs),
-        first.model_copy(update={"latency_ms": None if foreseen is None else foreseen.predict(foreseen.full)}),
+        first.model_copy(update={"latency_ms": None if foreseen is None else foreseen.predict(first.widths)}),
         strengths,
         foreseen,
     )
@@ -136,17 +136,17 @@ def _first(job: Job, habitat: Habitat) -> tuple[str, Individual]:
     )
 
 
-def _foreseen(job: Job, order: Evolve, stage: Stage) -> LatencyModel | None:
-    """The model of the ancestor's latency, where it's asked for or may be asked for; kept on disk once measured."""
+def _foreseen(job: Job, order: Evolve, stage: Stage) -> TimeModel | None:
+    """The model of the ancestor's latency, where it's asked for or may be asked for; kept on disk once measured.
+
+    Raises:
+        InvalidModel, UsageError: it can't be measured, and a limit is on it.
+    """
     needed = order.target == "latency" or "latency" in parse_environment(order.evolution.environment)
     if not (needed or order.foresees):
         return None
-    # It draws in scipy's optimisers, which only a question of time should wait for.
-    from darwinc.latency import Asked, LatencyModel
-
-    stage.say("measuring how widths tell on latency")
     try:
-        return LatencyModel.measure(job.original, job.channels, Asked(threads=order.threads))
+        return time_model(job, order, order.threads, stage)
     except DarwincError as error:
         if needed:
             raise
@@ -154,7 +154,7 @@ def _foreseen(job: Job, order: Evolve, stage: Stage) -> LatencyModel | None:
         return None
 
 
-def _prices(job: Job, foreseen: LatencyModel | None) -> dict[str, Price]:
+def _prices(job: Job, foreseen: TimeModel | None) -> dict[str, Price]:
     counted = prices(job.channels)
     return counted if foreseen is None else {**counted, "latency": foreseen.price()}
 

@@ -7,8 +7,8 @@
 At the same MACs and with the same repairs (`inherit`, `recalibrate`) stand beside each other: the fittest of RAISED
 offspring in four generations, the best of as many random width vectors (`--parents 0`, one generation: within each
 group the strongest stay), the deterministic Darwinian cut, Taylor's, and one random cut. Everything is chosen and
-repaired on IMAGES unlabelled images of FOLDER/<first archive>: at most 2,048 calibrate, a fifth judges by agreement with
-the original. Accuracy is read on FOLDER/<second archive>, once. Rows are kept in FOLDER/widths.jsonl.
+repaired on IMAGES unlabelled images of FOLDER/<first archive>: at most 2,048 calibrate, a fifth judges by agreement
+with the original. Accuracy is read on FOLDER/<second archive>, once. Rows are kept in FOLDER/widths.jsonl.
 """
 
 from __future__ import annotations
