@@ -91,6 +91,7 @@ class Population:
         self.pool = [world.first]
         self.generations: list[Generation] = []
         self._genomes = {world.first.id: world.ancestor}
+        self._noted = {generation.generation for generation in lineage.generations()}
         self._start = time.monotonic()
 
     def run(self) -> Evolved | None:
@@ -162,7 +163,8 @@ class Population:
             kernels=best.kernels,
             quality=best.quality,
         )
-        self.lineage.note(generation)
+        if number not in self._noted:
+            self.lineage.note(generation)
         self.generations.append(generation)
         return bool(alive)
 
