@@ -24,6 +24,7 @@ from darwinc.channels import Channels, analyse
 from darwinc.console import Stage, Terminal
 from darwinc.cost import CostModel, Price, measure
 from darwinc.data import open_data
+from darwinc.errors import Interrupted
 from darwinc.evolution.appraisal import Appraisal
 from darwinc.evolution.environment import TARGETS
 from darwinc.evolution.genome import Genome
@@ -50,7 +51,11 @@ def raise_network(habitat: Habitat, task: Task, files: Mapping[str, bytes]) -> R
     lessons = [_longer(step, task.training) for step in habitat.recovery if isinstance(step, Trained)]
     run_passes([] if task.reborn else repairs, job)
     before = nursery.quality(job.model) if repairs and not task.reborn else raw
-    run_passes(lessons, job)
+    try:
+        run_passes(lessons, job)
+    except Interrupted:
+        # Training ends at a step of its own when it's stopped; what is to be told is the run's matter.
+        raise KeyboardInterrupt from None
     after = nursery.quality(job.model) if lessons else before
     data = graph.to_bytes(job.model)
     cost = measure(job.model)

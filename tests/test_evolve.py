@@ -18,7 +18,7 @@ import pytest
 from onnx import numpy_helper
 
 from darwinc.compression import Result, Settings, Target, compress
-from darwinc.errors import InputError, Unreachable, UsageError
+from darwinc.errors import InputError, Interrupted, Unreachable, UsageError
 from darwinc.evolution.genome import Genome
 from darwinc.evolution.lineage import GENOME, MODEL, Archive
 from darwinc.evolution_options import Evolution
@@ -32,6 +32,7 @@ from tests.shell import Shell
 from tests.small_models import CLASSIFIER, build, images, save, save_data
 from tests.test_searching import Clock
 from tests.test_selecting import labels
+from tests.test_training import stop_at
 
 SMALL = Evolution(generations=3, population=3, parents=2, survivors=2, workers="1")
 EVOLVE = Settings(bench_seconds=0, device="cpu", align=1, strategy="evolve", evolution=SMALL)
@@ -263,6 +264,13 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -
     assert killed == load_report(folder / "r.json")
     assert [each.id for each in everybody(killed)] == [each.id for each in everybody(whole)]
     assert [each.sha256 for each in everybody(killed)] == [each.sha256 for each in everybody(whole)]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(3, monkeypatch)
+    folder = str(tmp_path / "run")
+    with pytest.raises(Interrupted, match=r"every network that was raised is in .*run, give .* --resume"):
+        evolved(tmp_path, replace(TRAINED, training=replace(TRAINED.training, run_dir=folder)))
 
 
 def test_one_parent_is_enough(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from darwinc.calibrators.appraisal import appraise_ancestor
 from darwinc.calibrators.upbringing import appraise_network, loaded, price_of, quality_of, raise_network
 from darwinc.console import Stage
 from darwinc.cost import Price, measure
-from darwinc.errors import DarwincError, Unreachable, UsageError
+from darwinc.errors import DarwincError, Interrupted, Unreachable, UsageError
 from darwinc.evolution.crew import limited, make_crew
 from darwinc.evolution.generations import Evolved, Population, World
 from darwinc.evolution.genome import Genome
@@ -48,6 +48,7 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
 
     Raises:
         Unreachable: the target wasn't met by any survivor.
+        Interrupted: the user or a signal stopped it.
         InputError, UsageError, OutputError: the folder of the run, or the crew, can't be used.
     """
     options = order.evolution
@@ -82,7 +83,10 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         job.warnings += lineage.warnings
         if lineage.known(ANCESTOR) is None:
             lineage.add(world.first, {MODEL: habitat.ancestor, GENOME: world.ancestor.to_bytes()})
-        found = Population(world, REARING, lineage, crew, stage).run()
+        try:
+            found = Population(world, REARING, lineage, crew, stage).run()
+        except KeyboardInterrupt:
+            raise Interrupted(_stopped(order)) from None
         if found is None:
             raise Unreachable(_missed(order))
         lineage.note(End(ended=found.ended, winner=found.winner.id))
@@ -168,6 +172,15 @@ def _goal(job: Job, order: Evolve, costs: Mapping[str, Price]) -> float:
         return (1 - order.amount) * wiring.count(nobody)
     terms, need, _ = order.plan(job.original, job.channels)
     return terms.current() - need
+
+
+def _stopped(order: Evolve) -> str:
+    if order.run_dir is None:
+        return "Stopped and no model written; with --run-dir it could be resumed."
+    return (
+        f"Stopped and no model written; every network that was raised is in {order.run_dir}, give the same command "
+        "with --resume to go on."
+    )
 
 
 def _missed(order: Evolve) -> str:
