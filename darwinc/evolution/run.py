@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,8 @@ from darwinc.calibrators.appraisal import appraise_ancestor
 from darwinc.calibrators.upbringing import appraise_network, counted, loaded, quality_of, raise_network
 from darwinc.console import Stage
 from darwinc.cost import Price, measure
-from darwinc.errors import DarwincError, Unreachable, UsageError
-from darwinc.evolution.crew import limited, make_crew
+from darwinc.errors import DarwincError, Interrupted, Unreachable, UsageError
+from darwinc.evolution.crew import Crew, Here, limited, make_crew
 from darwinc.evolution.generations import Evolved, Population, World
 from darwinc.evolution.genome import Genome
 from darwinc.evolution.journal import End
@@ -82,9 +83,11 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         job.warnings += lineage.warnings
         if lineage.known(ANCESTOR) is None:
             lineage.add(world.first, {MODEL: habitat.ancestor, GENOME: world.ancestor.to_bytes()})
-        found = Population(world, REARING, lineage, crew, stage).run()
+        population = Population(world, REARING, lineage, crew, stage)
+        with _stoppable(order, crew):
+            found = population.run()
         if found is None:
-            raise Unreachable(_missed(order))
+            raise Unreachable(_missed(order, population))
         lineage.note(End(ended=found.ended, winner=found.winner.id))
         _conclude(job, order, world, lineage, found, metric)
 
@@ -170,11 +173,35 @@ def _goal(job: Job, order: Evolve, costs: Mapping[str, Price]) -> float:
     return terms.current() - need
 
 
-def _missed(order: Evolve) -> str:
+@contextmanager
+def _stoppable(order: Evolve, crew: Crew) -> Iterator[None]:
+    """Say how a run goes on that Ctrl-C stopped; an offspring that is trained in this process knows no folder."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as error:
+        if order.run_dir is None or (isinstance(error, Interrupted) and not isinstance(crew, Here)):
+            raise
+        raise Interrupted(
+            f"Stopped while offspring were raised; give the same command with --resume to go on from {order.run_dir}."
+        ) from error
+
+
+def _missed(order: Evolve, population: Population) -> str:
+    target, number = f"the target {order.target}={order.amount:g}", len(population.generations)
     again = "add --resume" if order.run_dir is not None else "name a --run-dir, so that a run can go on"
+    if population.ended == "collapse":
+        return (
+            f"Every offspring of generation {number} collapsed before {target} was met; give them more training, "
+            "smaller steps (--generations or --environment), or a lower --collapse, or ask for less."
+        )
+    if population.ended == "budget":
+        return (
+            f"--hours {order.evolution.hours:g} were over after {number} generations, and no survivor meets {target}; "
+            f"give more of them ({again}), or ask for less."
+        )
     return (
-        f"No survivor of {order.evolution.generations} generations meets the target {order.target}={order.amount:g}; "
-        f"ask for more --generations ({again}), for less, or for a gentler --environment."
+        f"No survivor of {number} generations meets {target}; "
+        f"ask for more --generations ({again}), for less, or for a harsher --environment."
     )
 
 
