@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import JsonValue
 
 from darwinc import graph
@@ -167,8 +168,10 @@ def _goal(job: Job, order: Evolve, costs: Mapping[str, Price]) -> float:
     if order.target == "latency":
         return (1 - order.amount) * costs["latency"].current()
     if order.target == "synapses":
-        wiring, nobody = Wiring(job.channels), Genome(job.channels.nobody())
-        return (1 - order.amount) * wiring.count(nobody)
+        # Weights that can't lose single synapses count, too, and may stay whole; zeros of the original's don't.
+        stored, total = graph.constants(job.original), measure(job.original, job.channels).synapses
+        here = sum(int(np.count_nonzero(stored[name].numpy())) for name in Wiring(job.channels).weights)
+        return here - order.amount * total
     terms, need, _ = order.plan(job.original, job.channels)
     return terms.current() - need
 
