@@ -85,7 +85,9 @@ def group_rows(channels: Channels, job: Job | None = None) -> list[dict[str, Any
     for group in channels.groups:
         left = len(group) if job is None else int(np.count_nonzero(~job.dead[group.units]))
         members = [{"tensor": member.tensor, "axis": member.axis} for member in group.members]
-        scores = {} if job is None or job.selection is None else {"loss": job.selection.losses.get(group.id, 0.0)}
+        # Nobody foretells the loss of what dies over generations.
+        foretold = None if job is None or job.evolution is not None else job.selection
+        scores = {} if foretold is None else {"loss": foretold.losses.get(group.id, 0.0)}
         rows.append(
             {
                 "id": group.id,
