@@ -291,7 +291,7 @@ def test_a_size_in_bytes_is_a_limit_that_is_kept(tmp_path: Path) -> None:
 
 def test_evolution_ends_where_everybody_collapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("darwinc.calibrators.upbringing.Nursery.quality", lambda *_: 0.0)
-    with pytest.raises(Unreachable, match="Every offspring of generation 1 collapsed before the target macs=0.5"):
+    with pytest.raises(Unreachable, match=r"Every offspring of generation 1 collapsed before the target macs=0.5"):
         evolved(tmp_path)
 
 
