@@ -24,11 +24,13 @@ from darwinc.evolution.tasks import Habitat, Task
 from darwinc.evolution.telling import is_open
 from darwinc.passes.distill import Distill
 from darwinc.passes.recalibrate import Recalibrate
+from darwinc.pipeline import Job
 from darwinc.scoring import SCORING
 from darwinc.settings import judge
 from darwinc.training import Training
 from tests.small_models import CLASSIFIER, build, images, save, save_data
 from tests.test_evolve import EVOLVE, HALF, SMALL, TRAINED, everybody, evolved
+from tests.test_searching import Clock
 
 
 def test_single_synapses_alone_may_die(tmp_path: Path) -> None:
@@ -84,6 +86,23 @@ def test_synapses_that_were_zero_before_are_not_counted_as_removed(tmp_path: Pat
         settings=replace(EVOLVE, evolution=wires),
     ).report
     assert report.target.achieved == pytest.approx(0.6, abs=0.01)
+
+
+def test_latency_is_foreseen_before_any_work_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(job: Job, *_: object) -> Clock:
+        clock = Clock(job.channels)
+        job.timing = clock
+        return clock
+
+    monkeypatch.setattr("darwinc.evolution.run.time_model", timed)
+    settings = replace(EVOLVE, evolution=replace(SMALL, generations=1, controls=False))
+    report = evolved(tmp_path, settings, Target("latency", 0.3)).report
+    assert report.latency_model is not None
+    assert report.target.achieved == pytest.approx(1 - report.latency_model.after_ms / report.latency_model.before_ms)
+    assert 0.295 <= report.target.achieved <= 0.4
+    monkeypatch.setattr("darwinc.evolution.run.appraise_ancestor", lambda *_: pytest.fail("there was work"))
+    with pytest.raises(Unreachable, match="the reachable range, as predicted, is 0 to 0"):
+        evolved(tmp_path, settings, Target("latency", 0.99))
 
 
 @pytest.mark.parametrize(

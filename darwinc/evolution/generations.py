@@ -31,7 +31,7 @@ from darwinc.evolution_schema import Ending, Generation, Individual
 from darwinc.selection import TOLERANCE, Limits
 
 if TYPE_CHECKING:
-    from darwinc.latency import LatencyModel
+    from darwinc.searching.latency import TimeModel
 
 ONE_SHOT, RANDOM, SCRATCH = "one-shot", "random", "scratch"
 """The controls."""
@@ -58,7 +58,7 @@ class World:
     goal: float
     first: Individual
     strengths: Appraisal
-    foreseen: LatencyModel | None = None
+    foreseen: TimeModel | None = None
 
     @property
     def ancestor(self) -> Genome:

@@ -34,10 +34,10 @@ from darwinc.passes.cull import AUTO_ALIGN
 from darwinc.passes.trained import Trained
 from darwinc.pipeline import Grown, Job
 from darwinc.quality import Examiner
+from darwinc.searching.latency import TimeModel, full, judge_reach, time_model
 from darwinc.selection import Selection
 
 if TYPE_CHECKING:
-    from darwinc.latency import LatencyModel
     from darwinc.passes.evolve import Evolve
 
 REARING = Rearing(raise_network, appraise_network)
@@ -49,10 +49,11 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
     """Evolve, and let the job know who won; its weights are handed over by `passes.adopt`.
 
     Raises:
-        Unreachable: the target wasn't met by any survivor.
+        Unreachable: the target can't be met, or wasn't by any survivor.
         InputError, UsageError, OutputError: the folder of the run, or the crew, can't be used.
     """
     options = order.evolution
+    foreseen = _foreseen(job, order, stage)
     stage.say("appraising the ancestor")
     with limited(options.offspring_threads):
         job.channels, strengths = appraise_ancestor(
@@ -61,7 +62,6 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
     habitat = _habitat(job, order)
     with limited(options.offspring_threads):
         metric, first = _first(job, habitat)
-    foreseen = _foreseen(job, order, stage)
     costs = _prices(job, foreseen)
     world = World(
         habitat,
@@ -71,7 +71,7 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         Wiring(job.channels),
         order.target,
         _goal(job, order, costs),
-        first.model_copy(update={"latency_ms": None if foreseen is None else foreseen.predict(foreseen.full)}),
+        first.model_copy(update={"latency_ms": None if foreseen is None else foreseen.predict(full(job.channels))}),
         strengths,
         foreseen,
     )
@@ -140,25 +140,28 @@ def _first(job: Job, habitat: Habitat) -> tuple[str, Individual]:
     )
 
 
-def _foreseen(job: Job, order: Evolve, stage: Stage) -> LatencyModel | None:
-    """The model of the ancestor's latency, where it's asked for or may be asked for; kept on disk once measured."""
+def _foreseen(job: Job, order: Evolve, stage: Stage) -> TimeModel | None:
+    """The model of the ancestor's latency, where it's asked for or may be asked for; kept on disk once measured.
+
+    Raises:
+        Unreachable: no widths are predicted to save as much of it as the target asks for.
+    """
     needed = order.target == "latency" or "latency" in parse_environment(order.evolution.environment)
     if not (needed or order.foresees):
         return None
-    # It draws in scipy's optimisers, which only a question of time should wait for.
-    from darwinc.latency import Asked, LatencyModel
-
-    stage.say("measuring how widths tell on latency")
     try:
-        return LatencyModel.measure(job.original, job.channels, Asked(threads=order.threads))
+        found = time_model(job, order, order.threads, stage)
     except DarwincError as error:
         if needed:
             raise
         job.warnings.append(f"Latency of offspring can't be foreseen: {error}")
         return None
+    if order.target == "latency":
+        judge_reach(job, order, found)
+    return found
 
 
-def _prices(job: Job, foreseen: LatencyModel | None) -> dict[str, Price]:
+def _prices(job: Job, foreseen: TimeModel | None) -> dict[str, Price]:
     counted = prices(job.channels)
     return counted if foreseen is None else {**counted, "latency": foreseen.price()}
 
