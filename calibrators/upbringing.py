@@ -25,6 +25,7 @@ from darwinc.channels import Channels, analyse
 from darwinc.console import Stage, Terminal
 from darwinc.cost import CostModel, Terms, measure
 from darwinc.data import open_data
+from darwinc.errors import Interrupted
 from darwinc.evolution.appraisal import Appraisal
 from darwinc.evolution.genome import Genome
 from darwinc.evolution.positions import blended, expanded, synapse_masks, without_synapses
@@ -50,7 +51,11 @@ def raise_network(habitat: Habitat, task: Task, files: Mapping[str, bytes]) -> R
     repairs, lessons = steps[:first], steps[first:]
     run_passes(repairs, job)
     before = nursery.quality(job.model) if repairs else raw
-    run_passes(lessons, job)
+    try:
+        run_passes(lessons, job)
+    except Interrupted:
+        # Training ends at a step of its own when it's stopped; what is to be told is the run's matter.
+        raise KeyboardInterrupt from None
     after = nursery.quality(job.model) if lessons else before
     data = graph.to_bytes(job.model)
     cost = measure(job.model)

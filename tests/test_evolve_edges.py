@@ -64,9 +64,9 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Population, "run", stopped)
-    with pytest.raises(Interrupted, match=r"with --resume to go on from .*run"):
+    with pytest.raises(Interrupted, match=r"run, give the same command with --resume to go on"):
         evolved(tmp_path, replace(EVOLVE, training=Training(run_dir=str(tmp_path / "run"))))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="with --run-dir it could be resumed"):
         evolved(tmp_path, EVOLVE)
 
 

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,10 +27,8 @@ from darwinc.evolution.synthesis import Offspring, one_shot, random_cut, synthes
 from darwinc.evolution.tasks import APPRAISAL, GENOME, MODEL, Habitat, Raised, Rearing, Task, files_of_network, needs_of
 from darwinc.evolution.wiring import Wiring
 from darwinc.evolution_schema import Ending, Generation, Individual
+from darwinc.searching.latency import TimeModel
 from darwinc.selection import TOLERANCE, Limits
-
-if TYPE_CHECKING:
-    from darwinc.searching.latency import TimeModel
 
 ONE_SHOT, RANDOM, SCRATCH = "one-shot", "random", "scratch"
 """The controls."""

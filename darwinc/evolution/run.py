@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from darwinc.calibrators.upbringing import appraise_network, counted, loaded, qu
 from darwinc.console import Stage
 from darwinc.cost import Price, measure
 from darwinc.errors import DarwincError, Interrupted, Unreachable, UsageError
-from darwinc.evolution.crew import Crew, Here, limited, make_crew
+from darwinc.evolution.crew import limited, make_crew
 from darwinc.evolution.generations import Evolved, Population, World
 from darwinc.evolution.genome import Genome
 from darwinc.evolution.journal import End
@@ -34,7 +33,7 @@ from darwinc.passes.cull import AUTO_ALIGN
 from darwinc.passes.trained import Trained
 from darwinc.pipeline import Grown, Job
 from darwinc.quality import Examiner
-from darwinc.searching.latency import TimeModel, full, judge_reach, time_model
+from darwinc.searching.latency import TimeModel, judge_reach, time_model
 from darwinc.selection import Selection
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
 
     Raises:
         Unreachable: the target can't be met, or wasn't by any survivor.
+        Interrupted: the user or a signal stopped it.
         InputError, UsageError, OutputError: the folder of the run, or the crew, can't be used.
     """
     options = order.evolution
@@ -71,7 +71,7 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         Wiring(job.channels),
         order.target,
         _goal(job, order, costs),
-        first.model_copy(update={"latency_ms": None if foreseen is None else foreseen.predict(full(job.channels))}),
+        first.model_copy(update={"latency_ms": None if foreseen is None else foreseen.predict(first.widths)}),
         strengths,
         foreseen,
     )
@@ -85,8 +85,10 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         if lineage.known(ANCESTOR) is None:
             lineage.add(world.first, {MODEL: habitat.ancestor, GENOME: world.ancestor.to_bytes()})
         population = Population(world, REARING, lineage, crew, stage)
-        with _stoppable(order, crew):
+        try:
             found = population.run()
+        except KeyboardInterrupt:
+            raise Interrupted(_stopped(order)) from None
         if found is None:
             raise Unreachable(_missed(order, population))
         lineage.note(End(ended=found.ended, winner=found.winner.id))
@@ -144,6 +146,7 @@ def _foreseen(job: Job, order: Evolve, stage: Stage) -> TimeModel | None:
     """The model of the ancestor's latency, where it's asked for or may be asked for; kept on disk once measured.
 
     Raises:
+        InvalidModel, UsageError: it can't be measured, and a limit is on it.
         Unreachable: no widths are predicted to save as much of it as the target asks for.
     """
     needed = order.target == "latency" or "latency" in parse_environment(order.evolution.environment)
@@ -179,17 +182,13 @@ def _goal(job: Job, order: Evolve, costs: Mapping[str, Price]) -> float:
     return terms.current() - need
 
 
-@contextmanager
-def _stoppable(order: Evolve, crew: Crew) -> Iterator[None]:
-    """Say how a run goes on that Ctrl-C stopped; an offspring that is trained in this process knows no folder."""
-    try:
-        yield
-    except (KeyboardInterrupt, Interrupted) as error:
-        if order.run_dir is None or (isinstance(error, Interrupted) and not isinstance(crew, Here)):
-            raise
-        raise Interrupted(
-            f"Stopped while offspring were raised; give the same command with --resume to go on from {order.run_dir}."
-        ) from error
+def _stopped(order: Evolve) -> str:
+    if order.run_dir is None:
+        return "Stopped and no model written; with --run-dir it could be resumed."
+    return (
+        f"Stopped and no model written; every network that was raised is in {order.run_dir}, give the same command "
+        "with --resume to go on."
+    )
 
 
 def _missed(order: Evolve, population: Population) -> str:
