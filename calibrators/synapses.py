@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
@@ -11,15 +10,14 @@ import numpy.typing as npt
 import torch
 
 from darwinc import graph
-from darwinc.axis_record import Ids
 from darwinc.calibrators.calibration import Feed, calibration_of
 from darwinc.calibrators.statistics import curvature_objective
-from darwinc.channels import Channels, Mask
+from darwinc.channels import Mask
 from darwinc.console import Stage
-from darwinc.cost import FLOATS, WEIGHTED
 from darwinc.data import samples_in
 from darwinc.evolution.appraisal import Strengths
 from darwinc.evolution.genome import Genome
+from darwinc.evolution.wiring import Wiring
 from darwinc.pipeline import Job
 from darwinc.torch_graph import TorchGraph
 
@@ -31,19 +29,6 @@ PASSES = 128
 Arrays = dict[str, npt.NDArray[np.float32]]
 
 
-def synaptic_weights(channels: Channels) -> dict[str, tuple[Ids, ...]]:
-    """The axes of each weight that may lose single synapses: Conv, Gemm and MatMul that it alone serves, ungrouped."""
-    readers = Counter(id(graph.constant_source(use.value)) for use in channels.flow.uses)
-    found = {}
-    for use in channels.flow.uses:
-        source, tensor = graph.constant_source(use.value), graph.constant_tensor(use.value)
-        fits = use.node.op_type in WEIGHTED and graph.is_standard(use.node) and use.index < 2 and len(use.axes) > 1
-        alone = source is not None and readers[id(source)] == 1 and graph.integer(use.node, "group", 1) == 1
-        if fits and alone and tensor is not None and source is not None and tensor.dtype in FLOATS:
-            found[str(source.name)] = use.axes
-    return found
-
-
 def synapse_strengths(job: Job, genome: Genome, strength: str, stage: Stage) -> dict[str, Strengths]:
     """Of every weight that may lose synapses, by name, in the shape of the job's original; 0 for what is dead.
 
@@ -52,8 +37,8 @@ def synapse_strengths(job: Job, genome: Genome, strength: str, stage: Stage) -> 
     the diagonal of the Fisher information), ties by magnitude. It takes gradients: where torch has no rule for an
     operator, it is the rank of the magnitude.
     """
-    stored = graph.constants(job.original)
-    living = {name: _living(job.channels, name, axes, genome) for name, axes in synaptic_weights(job.channels).items()}
+    stored, wiring, whole = graph.constants(job.original), Wiring(job.channels), np.ones((), np.bool_)
+    living = {name: wiring.living(name, genome.dead) & genome.synapses.get(name, whole) for name in wiring.weights}
     sizes = {name: _relative(stored[name].numpy()) * mask for name, mask in living.items()}
     if strength == "magnitude":
         return sizes
@@ -87,15 +72,6 @@ def squared_gradients(twin: TorchGraph, names: list[str], feeds: Iterator[Feed],
             if gradient is not None:
                 total += gradient.square()
     return {name: (total.detach() / max(samples, 1)).cpu().numpy() for name, total in totals.items()}
-
-
-def _living(channels: Channels, name: str, axes: tuple[Ids, ...], genome: Genome) -> Mask:
-    """Which synapses of a weight live, in its shape."""
-    living = np.ones([len(ids) for ids in axes], np.bool_)
-    for axis, ids in enumerate(axes):
-        alive = channels.living(ids, genome.dead)
-        living &= alive.reshape([-1 if place == axis else 1 for place in range(len(axes))])
-    return living & genome.synapses.get(name, np.ones((), np.bool_))
 
 
 def _relative(weight: npt.NDArray[np.generic]) -> Strengths:

@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 import onnx
 import onnx_ir as ir
+import torch
 
 from darwinc import graph
 from darwinc.calibrators.appraisal import appraise
@@ -35,7 +36,7 @@ from darwinc.evolution_options import Evolution, parse_environment
 from darwinc.evolution_schema import Individual
 from darwinc.passes.excise import excise
 from darwinc.passes.trained import Trained
-from darwinc.pipeline import Job, run_passes
+from darwinc.pipeline import Job, Pass, run_passes
 from darwinc.quality import Examiner
 from darwinc.runtime import inputs_of
 from darwinc.sampling import calibrating, hold_out_for_offspring
@@ -47,10 +48,11 @@ def raise_network(habitat: Habitat, task: Task, files: Mapping[str, bytes]) -> R
     nursery = nursery_of(habitat)
     job = nursery.job(task, files)
     raw = nursery.quality(job.model)
-    repairs = [step for step in habitat.recovery if not isinstance(step, Trained)]
-    lessons = [_longer(step, task.training) for step in habitat.recovery if isinstance(step, Trained)]
-    run_passes([] if task.reborn else repairs, job)
-    before = nursery.quality(job.model) if repairs and not task.reborn else raw
+    steps = [_longer(step, task.training) for step in habitat.recovery if isinstance(step, Trained) or not task.reborn]
+    first = next((place for place, step in enumerate(steps) if isinstance(step, Trained)), len(steps))
+    repairs, lessons = steps[:first], steps[first:]
+    run_passes(repairs, job)
+    before = nursery.quality(job.model) if repairs else raw
     try:
         run_passes(lessons, job)
     except Interrupted:
@@ -128,7 +130,7 @@ class Nursery:
 
     def _empty_job(self) -> Job:
         habitat = self.habitat
-        job = Job(self.ancestor, self.channels, Terminal(quiet=True), habitat.seed, habitat.device)
+        job = Job(self.ancestor, self.channels, Terminal(quiet=True), habitat.seed, _seen_here(habitat.device))
         job.lessons = self.lessons
         job.samples = calibrating(self.lessons, habitat.seed)
         job.validation = self.validation
@@ -187,9 +189,14 @@ def quality_of(examiner: Examiner, model: bytes) -> tuple[str, float]:
     return "1 - relative_error", float(max(0.0, 1.0 - value))
 
 
-def _longer(step: Trained, times: float) -> Trained:
-    """A pass that trains, with so many times its budget."""
-    if times == 1.0:
+def _seen_here(device: str) -> str:
+    """What this process calls a device: a worker that was dealt cuda:1 sees that one alone, and it is its first."""
+    return "cuda" if device.startswith("cuda") and torch.cuda.device_count() == 1 else device
+
+
+def _longer(step: Pass, times: float) -> Pass:
+    """A pass, which has so many times its budget where it trains."""
+    if times == 1.0 or not isinstance(step, Trained):
         return step
     training = step.training
 

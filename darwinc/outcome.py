@@ -70,11 +70,13 @@ def settle_target(values: dict[str, Any], drop: float | None = None) -> None:
 
 
 def _latency_removed(values: Mapping[str, Any]) -> float | None:
-    """As measured at the end, or else in the search; None where nothing was."""
+    """As measured at the end, or else in the search, or else as foreseen; None where nothing was."""
     speedup = values.get("latency", {}).get("speedup")
     if speedup:
         return float(1 - 1 / speedup)
     found = [float(row["achieved"]) for row in values["search"]]
+    if not found and values.get("latency_model"):
+        found = [1 - float(values["latency_model"]["after_ms"]) / float(values["latency_model"]["before_ms"])]
     return min(found, key=lambda share: abs(share - values["target"]["asked"]), default=None)
 
 
@@ -85,7 +87,9 @@ def group_rows(channels: Channels, job: Job | None = None) -> list[dict[str, Any
     for group in channels.groups:
         left = len(group) if job is None else int(np.count_nonzero(~job.dead[group.units]))
         members = [{"tensor": member.tensor, "axis": member.axis} for member in group.members]
-        scores = {} if job is None or job.selection is None else {"loss": job.selection.losses.get(group.id, 0.0)}
+        # Nobody foretells the loss of what dies over generations.
+        foretold = None if job is None or job.evolution is not None else job.selection
+        scores = {} if foretold is None else {"loss": foretold.losses.get(group.id, 0.0)}
         rows.append(
             {
                 "id": group.id,

@@ -11,6 +11,7 @@ from typing import Any
 
 from darwinc.dynamics_options import DYNAMICS, Dynamics, judge_reading
 from darwinc.errors import UsageError
+from darwinc.evolution.environment import environment
 from darwinc.evolution_options import EVOLUTION, Evolution
 from darwinc.graph import check_folder
 from darwinc.passes.cull import COUNTED
@@ -167,6 +168,8 @@ def _judge_evolution(settings: Settings, target: Target) -> None:
         raise UsageError("--max-drop is searched for by --strategy cull; give evolve a target of another kind.")
     if target.kind == "synapses" and evolution.heredity == "clusters":
         raise UsageError("--target-synapses takes --heredity synapses or both; clusters alone are whole channels.")
+    # It refuses what this heredity can't save, whatever the goal.
+    environment(evolution, target.kind, 1.0, 1)
     if settings.data is None:
         raise UsageError("--strategy evolve takes samples to judge offspring by; give --data.")
     if settings.fitness != "darwin":
@@ -262,7 +265,8 @@ def raises(settings: Settings) -> bool:
 
 def trains(settings: Settings) -> bool:
     """Is anything trained?"""
-    return recovers(settings) or raises(settings) or (evolves(settings) and settings.training.has_budget)
+    chosen = evolves(settings) and settings.recover is None and settings.training.has_budget
+    return recovers(settings) or raises(settings) or chosen
 
 
 def recovery_passes(settings: Settings, names: Iterable[str]) -> list[Pass]:

@@ -12,7 +12,8 @@ from darwinc.pipeline import Job, Pass
 class Adopt(Pass):
     """Take the model that was trained while channels died, cut as the original was.
 
-    Kept only where validation samples say that they do better than the original's own, cut alike.
+    Kept only where validation samples say that they do better than the original's own, cut alike. The winner of an
+    evolution is always kept: what it was judged by are the weights that it has.
     """
 
     def run(self, job: Job, stage: Stage) -> bool:

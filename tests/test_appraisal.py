@@ -13,7 +13,7 @@ import torch
 from darwinc import graph
 from darwinc.calibrators.appraisal import appraise, appraise_ancestor
 from darwinc.calibrators.criteria import kin_of, measured_score
-from darwinc.calibrators.synapses import squared_gradients, synaptic_weights
+from darwinc.calibrators.synapses import squared_gradients
 from darwinc.channels import Channels, analyse
 from darwinc.console import Stage, Terminal
 from darwinc.cost import CostModel
@@ -247,13 +247,6 @@ def test_synapses_by_magnitude_are_relative_to_their_layer() -> None:
     for name in ("m1", "m2"):
         weight = np.abs(graph.constants(job.original)[name].numpy())
         np.testing.assert_allclose(found.synapses[name], weight / weight.max(), rtol=1e-6)
-
-
-def test_weights_that_may_lose_synapses_serve_one_ungrouped_layer() -> None:
-    assert sorted(synaptic_weights(classifier().channels)) == ["w1", "w2", "w3"]
-    assert sorted(synaptic_weights(analyse(ir.from_proto(build(GROUPED))))) == ["v", "w"]
-    shared = "(float[N,6] x, float[6,6] m1) => (float[N,6] y) { h = MatMul(x, m1) r = Relu(h) y = MatMul(r, m1) }"
-    assert synaptic_weights(analyse(ir.from_proto(build(shared)))) == {}
 
 
 def test_a_unit_that_alone_feeds_a_class_has_all_its_credit() -> None:

@@ -51,7 +51,8 @@ STRATEGIES = ("cull", "select", "evolve")
     "--recover",
     metavar="LIST",
     help="none, inherit, recalibrate, distill, finetune, in order. "
-    "[default: inherit with data or BatchNormalization, else none; none after competition]",
+    "[default: inherit with data or BatchNormalization, else none; none after competition; of evolve inherit, "
+    "recalibrate and, with a budget, finetune where there are labels, else distill]",
 )
 @dynamics_options
 @evolution_options

@@ -88,7 +88,7 @@ OPTIONS = (
         help="Of evolve: what offspring may keep of their parents', as RESOURCE=SHARE,... (clusters, synapses, "
         "kernels, parameters, macs, bytes, latency), with colons from generation to generation: "
         "clusters=0.7,synapses=0.5:0.7. "
-        "[default: the target, neared in equal ratios]",
+        "[default: the target; neared in equal ratios over two thirds of the generations where offspring are trained]",
     ),
     click.option(
         "--temperature",
@@ -135,7 +135,7 @@ OPTIONS = (
         default=EVOLUTION.workers,
         show_default=True,
         metavar="N|ray://...",
-        help="Of evolve: processes that raise offspring, ray for a cluster of this machine's, or ray://HOST:PORT; "
+        help="Of evolve: processes that raise offspring, ray for this machine's cluster, or ray://HOST:PORT; "
         "auto: one for each core, or each GPU.",
     ),
     click.option(

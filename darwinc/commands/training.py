@@ -72,8 +72,10 @@ OPTIONS = (
         show_default=True,
         help="Evaluations (20 a run) without an improvement that end training.",
     ),
-    click.option("--run-dir", metavar="DIR", help="Where checkpoints of training are kept."),
-    click.option("--resume", is_flag=True, help="Go on from the checkpoint in --run-dir."),
+    click.option(
+        "--run-dir", metavar="DIR", help="Where checkpoints of training are kept; of evolve, every network of the run."
+    ),
+    click.option("--resume", is_flag=True, help="Go on from what is in --run-dir."),
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -82,7 +82,11 @@ class Evolved:
 
 
 class Population:
-    """Raises generation after generation in a lineage, with a crew."""
+    """Raises generation after generation in a lineage, with a crew.
+
+    Attributes:
+        ended: why evolution ended; once it has.
+    """
 
     def __init__(self, world: World, rearing: Rearing, lineage: Lineage, crew: Crew, stage: Stage) -> None:
         self.world, self.rearing, self.lineage, self.crew, self.stage = world, rearing, lineage, crew, stage
@@ -90,35 +94,40 @@ class Population:
         self.known = {world.ancestor.digest}
         self.pool = [world.first]
         self.generations: list[Generation] = []
+        self.ended: Ending = "generations"
         self._genomes = {world.first.id: world.ancestor}
         self._noted = {generation.generation for generation in lineage.generations()}
+        self._budgets = {world.first.id: 0}
+        """How many trainings are in each network's weights, its parents' among them."""
         self._start = time.monotonic()
 
     def run(self) -> Evolved | None:
         """Evolve until an end; None where no survivor meets the target by then."""
-        ended: Ending = "generations"
         for number in range(1, self.options.generations + 1):
             if self.options.hours is not None and time.monotonic() - self._start > 3600 * self.options.hours:
-                ended = "budget"
+                self.ended = "budget"
                 break
             if not self._generation(number):
-                ended = "collapse"
+                self.ended = "collapse"
                 break
             if self.options.environment and self.meets(self.pool[0]):
-                ended = "target"
+                self.ended = "target"
                 break
         winner = next((each for each in self.pool if self.meets(each)), None)
         if winner is None:
             return None
         controls = self._controls(winner) if self.options.controls else []
-        return Evolved(winner, self.generations, controls, ended)
+        return Evolved(winner, self.generations, controls, self.ended)
 
     def meets(self, individual: Individual) -> bool:
         """Does a network meet the target? A size is a limit, a share is met to within a little."""
         resource = TARGETS[self.world.target]
         whole = self.world.costs([self.world.ancestor])[0][resource]
-        slack = 0.0 if self.world.target == "bytes" else TOLERANCE * whole
-        return self.cost(individual)[resource] <= self.world.goal + slack
+        return self.cost(individual)[resource] <= self.world.goal + self._tolerance * whole
+
+    @property
+    def _tolerance(self) -> float:
+        return 0.0 if self.world.target == "bytes" else TOLERANCE
 
     def cost(self, individual: Individual) -> dict[str, float]:
         """What a network costs, by resource."""
@@ -210,10 +219,14 @@ class Population:
     def _task(self, name: str, number: int, child: Offspring) -> Task:
         self._genomes[name] = child.genome
         own = tuple(each for each in child.parents if each != self.world.first.id) if self.world.habitat.trains else ()
+        self._budgets[name] = 1 + max((self._budgets[parent] for parent in own), default=0)
         return Task(name, number, child.genome, tuple(child.parents), tuple(child.shares), own)
 
-    def _raised(self, tasks: Sequence[Task], number: int) -> list[Individual]:
-        """The networks of some tasks, in their order; those that the lineage knows are not raised again."""
+    def _raised(self, tasks: Sequence[Task], number: int | None = None) -> list[Individual]:
+        """The networks of some tasks, in their order; those that the lineage knows are not raised again.
+
+        `number` is that of their generation; controls have none.
+        """
         found = {task.id: record for task in tasks if (record := self.lineage.known(task.id)) is not None}
         missing = [task for task in tasks if task.id not in found]
         self._tell(number, len(found), len(tasks))
@@ -254,20 +267,24 @@ class Population:
     def _fits(self, individual: Individual, limits: dict[str, float]) -> bool:
         """May a network of an earlier generation stay in this environment?"""
         cost = self.cost(individual)
-        within = all(cost[name] <= most * (1 + TOLERANCE) for name, most in limits.items())
+        within = all(cost[name] <= most * (1 + self._tolerance) for name, most in limits.items())
         return within and individual.kind != "ancestor"
 
-    def _tell(self, number: int, done: int, of: int) -> None:
-        best = self.pool[0]
-        self.stage.at((number - 1 + done / of) / self.options.generations)
-        said = f"best so far {100 * best.quality:.1f} %" if best.quality is not None else ""
-        self.stage.say(f"generation {number} of {self.options.generations}, offspring {done} of {of}, {said}")
+    def _tell(self, number: int | None, done: int, of: int) -> None:
+        best, most = self.pool[0], self.options.generations
+        said = f", best so far {100 * best.quality:.1f} %" if best.quality is not None else ""
+        self.stage.at(1.0 if number is None else (number - 1 + done / of) / most)
+        what = "control" if number is None else f"generation {number} of {most}, offspring"
+        self.stage.say(f"{what} {done} of {of}{said}")
 
     # Controls ------------------------------------------------------------------------------------------------------
 
     def _controls(self, winner: Individual) -> list[Individual]:
-        """Networks of the winner's budget that no evolution made, with the training of its whole line."""
-        world, times = self.world, float(max(winner.generation, 1))
+        """Networks of the winner's budget that no evolution made, with the training of its whole line.
+
+        Where an elder was a parent, a line has had less training than it has generations.
+        """
+        world, times = self.world, max(self._budgets[winner.id], 1)
         limits = {name: self.cost(winner)[name] for name in self._limited()}
         rng = np.random.default_rng((world.habitat.seed, 0, 1))
         shared = (world.channels, world.prices, world.limits, limits, world.wiring, self.options.heredity)
@@ -280,12 +297,12 @@ class Population:
             genomes[SCRATCH] = self.genome(winner)
         tasks = []
         for name, genome in genomes.items():
-            id_ = f"control-{name}-{genome.digest[:10]}"
+            # Another winner, of another run of this lineage, may ask for the same network with other training.
+            id_ = f"control-{name}-{times}x-{genome.digest[:10]}"
             self._genomes[id_] = genome
-            tasks.append(
-                Task(id_, winner.generation, genome, kind="control", name=name, training=times, reborn=name == SCRATCH)
-            )
-        return [self._fit(each, limits) for each in self._raised(tasks, self.options.generations)]
+            common = Task(id_, winner.generation, genome, kind="control", name=name, training=float(times))
+            tasks.append(replace(common, reborn=name == SCRATCH))
+        return [self._fit(each, limits) for each in self._raised(tasks)]
 
     def _limited(self) -> list[str]:
         """The resources of which a control gets what the winner has."""

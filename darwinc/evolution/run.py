@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import JsonValue
 
 from darwinc import graph
@@ -32,7 +33,7 @@ from darwinc.passes.cull import AUTO_ALIGN
 from darwinc.passes.trained import Trained
 from darwinc.pipeline import Grown, Job
 from darwinc.quality import Examiner
-from darwinc.searching.latency import TimeModel, time_model
+from darwinc.searching.latency import TimeModel, judge_reach, time_model
 from darwinc.selection import Selection
 
 if TYPE_CHECKING:
@@ -47,11 +48,12 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
     """Evolve, and let the job know who won; its weights are handed over by `passes.adopt`.
 
     Raises:
-        Unreachable: the target wasn't met by any survivor.
+        Unreachable: the target can't be met, or wasn't by any survivor.
         Interrupted: the user or a signal stopped it.
         InputError, UsageError, OutputError: the folder of the run, or the crew, can't be used.
     """
     options = order.evolution
+    foreseen = _foreseen(job, order, stage)
     stage.say("appraising the ancestor")
     with limited(options.offspring_threads):
         job.channels, strengths = appraise_ancestor(
@@ -60,7 +62,6 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
     habitat = _habitat(job, order)
     with limited(options.offspring_threads):
         metric, first = _first(job, habitat)
-    foreseen = _foreseen(job, order, stage)
     costs = _prices(job, foreseen)
     world = World(
         habitat,
@@ -83,12 +84,13 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         job.warnings += lineage.warnings
         if lineage.known(ANCESTOR) is None:
             lineage.add(world.first, {MODEL: habitat.ancestor, GENOME: world.ancestor.to_bytes()})
+        population = Population(world, REARING, lineage, crew, stage)
         try:
-            found = Population(world, REARING, lineage, crew, stage).run()
+            found = population.run()
         except KeyboardInterrupt:
             raise Interrupted(_stopped(order)) from None
         if found is None:
-            raise Unreachable(_missed(order))
+            raise Unreachable(_missed(order, population))
         lineage.note(End(ended=found.ended, winner=found.winner.id))
         _conclude(job, order, world, lineage, found, metric)
 
@@ -145,17 +147,21 @@ def _foreseen(job: Job, order: Evolve, stage: Stage) -> TimeModel | None:
 
     Raises:
         InvalidModel, UsageError: it can't be measured, and a limit is on it.
+        Unreachable: no widths are predicted to save as much of it as the target asks for.
     """
     needed = order.target == "latency" or "latency" in parse_environment(order.evolution.environment)
     if not (needed or order.foresees):
         return None
     try:
-        return time_model(job, order, order.threads, stage)
+        found = time_model(job, order, order.threads, stage)
     except DarwincError as error:
         if needed:
             raise
         job.warnings.append(f"Latency of offspring can't be foreseen: {error}")
         return None
+    if order.target == "latency":
+        judge_reach(job, order, found)
+    return found
 
 
 def _prices(job: Job, foreseen: TimeModel | None) -> dict[str, Price]:
@@ -168,8 +174,10 @@ def _goal(job: Job, order: Evolve, costs: Mapping[str, Price]) -> float:
     if order.target == "latency":
         return (1 - order.amount) * costs["latency"].current()
     if order.target == "synapses":
-        wiring, nobody = Wiring(job.channels), Genome(job.channels.nobody())
-        return (1 - order.amount) * wiring.count(nobody)
+        # Weights that can't lose single synapses count, too, and may stay whole; zeros of the original's don't.
+        stored, total = graph.constants(job.original), measure(job.original, job.channels).synapses
+        here = sum(int(np.count_nonzero(stored[name].numpy())) for name in Wiring(job.channels).weights)
+        return here - order.amount * total
     terms, need, _ = order.plan(job.original, job.channels)
     return terms.current() - need
 
@@ -183,11 +191,22 @@ def _stopped(order: Evolve) -> str:
     )
 
 
-def _missed(order: Evolve) -> str:
+def _missed(order: Evolve, population: Population) -> str:
+    target, number = f"the target {order.target}={order.amount:g}", len(population.generations)
     again = "add --resume" if order.run_dir is not None else "name a --run-dir, so that a run can go on"
+    if population.ended == "collapse":
+        return (
+            f"Every offspring of generation {number} collapsed before {target} was met; give them more training, "
+            "smaller steps (--generations or --environment), or a lower --collapse, or ask for less."
+        )
+    if population.ended == "budget":
+        return (
+            f"--hours {order.evolution.hours:g} were over after {number} generations, and no survivor meets {target}; "
+            f"give more of them ({again}), or ask for less."
+        )
     return (
-        f"No survivor of {order.evolution.generations} generations meets the target {order.target}={order.amount:g}; "
-        f"ask for more --generations ({again}), for less, or for a gentler --environment."
+        f"No survivor of {number} generations meets {target}; "
+        f"ask for more --generations ({again}), for less, or for a harsher --environment."
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ __all__ = ["APPRAISAL", "GENOME", "MODEL", "Habitat", "Raised", "Rearing", "Task
 
 @dataclass(frozen=True, eq=False)
 class Habitat:
-    """What all networks of a run have in common.
+    """What all networks of a run have in common. Copies are equal: from some crews a worker gets one with every task.
 
     Attributes:
         ancestor: its ONNX file.
@@ -45,6 +47,20 @@ class Habitat:
     options: Evolution
     seed: int
     device: str
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything in it."""
+        found = hashlib.sha256(self.ancestor)
+        found.update(self.owners.tobytes())
+        found.update(repr(replace(self, ancestor=b"", owners=np.zeros(0, np.int64))).encode())
+        return found.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Habitat) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
 
 @dataclass(frozen=True, eq=False)

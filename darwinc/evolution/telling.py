@@ -16,12 +16,14 @@ ANCESTOR = "ancestor"
 
 
 def is_open(folder: Path) -> bool:
-    """Is this the folder of a run that has not ended?
+    """Is this the folder of a run that has not ended, or was stopped before its report was written?
 
     Raises:
         InputError: its journal is damaged.
     """
-    return (folder / journal.NAME).is_file() and Archive.view(folder).end is None
+    if not (folder / journal.NAME).is_file():
+        return False
+    return Archive.view(folder).end is None or not (folder / "report.json").is_file()
 
 
 def told(folder: Path) -> Report:

@@ -87,6 +87,22 @@ def timely(cull: Cull, channels: Channels, timing: TimeModel) -> Limits:
     return limits if cull.align else replace(limits, multiples=tuple(timing.preferred_multiples(channels)))
 
 
+def judge_reach(job: Job, cull: Cull, timing: TimeModel) -> None:
+    """Refuse a share of the time that no widths are predicted to save.
+
+    Raises:
+        Unreachable: says what can be reached.
+    """
+    price = timing.price()
+    whole, most = price.current(), furthest(job.channels, price, timely(cull, job.channels, timing))
+    if cull.amount * whole > most + TOLERANCE * whole:
+        found = (
+            f"fraction of latency removed can't reach {cull.amount:g}: "
+            f"the reachable range, as predicted, is 0 to {most / max(whole, 1e-30):.3f}"
+        )
+        raise Unreachable(cull.beyond(found, job.channels))
+
+
 @dataclass(frozen=True)
 class FitTime(Cull):
     """Remove channels until ONNX Runtime takes a share less time here, at the least predicted loss.
@@ -104,14 +120,7 @@ class FitTime(Cull):
         self.limits(job.channels)
         with job.terminal.stage("latency model") as stage:
             timing = time_model(job, self, self.threads, stage)
-        price = timing.price()
-        whole, most = price.current(), furthest(job.channels, price, timely(self, job.channels, timing))
-        if self.amount * whole > most + TOLERANCE * whole:
-            found = (
-                f"fraction of latency removed can't reach {self.amount:g}: "
-                f"the reachable range, as predicted, is 0 to {most / max(whole, 1e-30):.3f}"
-            )
-            raise Unreachable(self.beyond(found, job.channels))
+        judge_reach(job, self, timing)
 
     def choose(self, job: Job, fitness: Fitness, stage: Stage) -> Selection:
         timing = time_model(job, self, self.threads, stage)
