@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,16 @@ from darwinc.evolution import ray_crew
 from darwinc.evolution.crew import Here, make_crew
 from darwinc.evolution.ray_crew import RayCrew
 from tests import crew_work
+from tests.ray_nodes import STORE, first_node
 
 ray = pytest.importorskip("ray")
-STORE = 80 << 20
 
 
 def nothing(item: int) -> Sequence[str]:
     return ()
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-        head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-        made = Cluster(initialize_head=True, head_node_args=head)
-        ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
-        yield made
-        ray.shutdown()
-        made.shutdown()
+cluster = pytest.fixture(scope="module")(first_node)
 
 
 def test_a_machine_that_is_lost_changes_no_result(cluster: Any, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from darwinc.calibrators.appraisal import appraise_ancestor
 from darwinc.calibrators.upbringing import appraise_network, counted, loaded, quality_of, raise_network
 from darwinc.console import Stage
 from darwinc.cost import Price, measure
+from darwinc.data import rooted
 from darwinc.errors import DarwincError, Unreachable, UsageError
 from darwinc.evolution.crew import limited, make_crew
 from darwinc.evolution.generations import Evolved, Population, World
@@ -31,6 +32,7 @@ from darwinc.evolution_schema import Evolution, Individual
 from darwinc.passes.cull import AUTO_ALIGN
 from darwinc.passes.trained import Trained
 from darwinc.pipeline import Grown, Job
+from darwinc.preprocess_notes import FROM_MODEL, read_spec
 from darwinc.quality import Examiner
 from darwinc.selection import Selection
 
@@ -96,9 +98,7 @@ def _habitat(job: Job, order: Evolve) -> Habitat:
     return Habitat(
         graph.to_bytes(job.original),
         job.channels.owners,
-        order.data,
-        order.labels,
-        order.preprocess,
+        *_seen_from_afar(order),
         order.recovery,
         trains,
         order.target,
@@ -107,6 +107,12 @@ def _habitat(job: Job, order: Evolve) -> Habitat:
         job.seed,
         job.device,
     )
+
+
+def _seen_from_afar(order: Evolve) -> tuple[str, str | None, str | None]:
+    """Data, labels and preprocessing, for workers that may have another working directory."""
+    steps = order.preprocess if order.preprocess in (None, FROM_MODEL) else str(read_spec(str(order.preprocess)))
+    return rooted(order.data), None if order.labels is None else rooted(order.labels), steps
 
 
 def _first(job: Job, habitat: Habitat) -> tuple[str, Individual]:
