@@ -61,9 +61,26 @@ def test_files_go_to_the_store_once(cluster: Any, tmp_path: Path, monkeypatch: p
         for _ in range(2):
             found = dict(crew.each(crew_work.add_up, context, [0, 1, 2], paths, lambda item: needs[item]))
             assert found == {0: (100, {"a": 1}), 1: (101, {"a": 1}), 2: (102, {"b": 2, "a": 1})}
-        assert stored == [100, bytes(1), bytes(2)]
+        assert [getattr(each, "content", each) for each in stored] == [100, bytes(1), bytes(2)]
         assert list(crew.each(crew_work.add_up, context, [], {}, nothing)) == []
     assert ray.is_initialized()
+
+
+def test_a_worker_has_one_copy_of_the_context_and_the_drivers_environment(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    first, second = list[int](), list[int]()
+    with RayCrew(cluster.address) as crew:
+        found = [told for context in (first, first, second) for _, told in each_of(crew, context)]
+    assert {policy for *_, policy in found} == {"passive"}
+    assert len({pid for pid, *_ in found}) == 1
+    assert [times for _, times, _ in found] == [1, 2, 3, 4, 1, 2]
+    assert first == second == []
+
+
+def each_of(crew: RayCrew, context: list[int]) -> list[tuple[int, tuple[int, int, str | None]]]:
+    return list(crew.each(crew_work.same_context, context, range(2), {}, nothing))
 
 
 def test_errors_and_lost_workers(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

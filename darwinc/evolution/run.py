@@ -17,7 +17,7 @@ from darwinc.console import Stage
 from darwinc.cost import Price, measure
 from darwinc.data import rooted
 from darwinc.errors import DarwincError, Unreachable, UsageError
-from darwinc.evolution.crew import limited, make_crew
+from darwinc.evolution.crew import Crew, device_of, limited, make_crew
 from darwinc.evolution.generations import Evolved, Population, World
 from darwinc.evolution.genome import Genome
 from darwinc.evolution.journal import End
@@ -52,13 +52,20 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         Unreachable: the target wasn't met by any survivor.
         InputError, UsageError, OutputError: the folder of the run, or the crew, can't be used.
     """
+    # Where Ray can't be reached, that is said before work begins.
+    options = order.evolution
+    with make_crew(options.workers, options.offspring_threads, job.device, options.population) as crew:
+        _evolve(job, order, stage, crew)
+
+
+def _evolve(job: Job, order: Evolve, stage: Stage, crew: Crew) -> None:
     options = order.evolution
     stage.say("appraising the ancestor")
     with limited(options.offspring_threads):
         job.channels, strengths = appraise_ancestor(
             job, options, stage, price=counted(job.channels, order.target), scoring=order.scoring
         )
-    habitat = _habitat(job, order)
+    habitat = _habitat(job, order, device_of(crew, job.device))
     with limited(options.offspring_threads):
         metric, first = _first(job, habitat)
     foreseen = _foreseen(job, order, stage)
@@ -77,10 +84,7 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
     )
     folder = None if order.run_dir is None else Path(order.run_dir)
     identity = _identity(job, order) | {"metric": metric, "samples": len(job.validation or ())}
-    with (
-        Lineage.open(folder, identity, resume=order.resume, rewind=options.from_generation) as lineage,
-        make_crew(options.workers, options.offspring_threads, job.device, options.population) as crew,
-    ):
+    with Lineage.open(folder, identity, resume=order.resume, rewind=options.from_generation) as lineage:
         job.warnings += lineage.warnings
         if lineage.known(ANCESTOR) is None:
             lineage.add(world.first, {MODEL: habitat.ancestor, GENOME: world.ancestor.to_bytes()})
@@ -91,7 +95,7 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         _conclude(job, order, world, lineage, found, metric)
 
 
-def _habitat(job: Job, order: Evolve) -> Habitat:
+def _habitat(job: Job, order: Evolve, device: str) -> Habitat:
     if graph.stored_bytes(job.original) > graph.PROTOBUF_LIMIT:
         raise UsageError("--strategy evolve takes models of up to 2 GB; use --strategy cull for this one.")
     trains = any(isinstance(step, Trained) for step in order.recovery)
@@ -105,7 +109,7 @@ def _habitat(job: Job, order: Evolve) -> Habitat:
         order.scoring,
         order.evolution,
         job.seed,
-        job.device,
+        device,
     )
 
 
