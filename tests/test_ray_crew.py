@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,6 +115,18 @@ def test_a_cluster_that_is_not_there(cluster: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ray, "init", refused)
     with pytest.raises(UsageError, match=r"at ray://there:1 can't be reached \(ray client connection timeout\); start"):
         make_crew("ray://there:1", 1, "cpu", 2)
+
+
+def test_sigterm_means_the_same_once_ray_is_there(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def installs(**options: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", installs)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with RayCrew(cluster.address):
+        assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_no_machine_could_do_it(cluster: Any) -> None:

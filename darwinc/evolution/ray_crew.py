@@ -7,8 +7,11 @@ files go into Ray's object store once, and from there to each machine that needs
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -179,7 +182,8 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str | None) -> None:
     try:
-        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        with _sigterm_kept():
+            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"at {address} " if address else ""
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
@@ -187,3 +191,14 @@ def _connect(ray: Any, address: str | None) -> None:
             f"The Ray cluster {where}can't be reached ({reason}); start it with ray start --head, or give its address "
             "as --workers ray://HOST:10001."
         ) from error
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """SIGTERM means the same afterwards: what Ray puts in its place prints addresses and aborts."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
