@@ -182,7 +182,7 @@ class Clocked(Closing):
 
 
 def evolution(model: str, data: str, offspring: int = 8, steps: int = 0, rounds: int = 3) -> None:
-    """Seconds of a generation, and what a second worker brings; the first turn, in which workers start, isn't counted."""
+    """Seconds of a generation, and what a second worker brings. A turn in which workers start isn't counted."""
     with Processes(1) as one, Processes(2) as two:
         print("processes:", compared(partial(generation, model, data, offspring, steps), one, two, rounds))
     if find_spec("ray"):
