@@ -15,7 +15,6 @@ from functools import lru_cache
 import numpy as np
 import onnx
 import onnx_ir as ir
-import torch
 
 from darwinc import graph
 from darwinc.calibrators.appraisal import appraise
@@ -130,7 +129,7 @@ class Nursery:
 
     def _empty_job(self) -> Job:
         habitat = self.habitat
-        job = Job(self.ancestor, self.channels, Terminal(quiet=True), habitat.seed, _seen_here(habitat.device))
+        job = Job(self.ancestor, self.channels, Terminal(quiet=True), habitat.seed, habitat.device)
         job.lessons = self.lessons
         job.samples = calibrating(self.lessons, habitat.seed)
         job.validation = self.validation
@@ -186,12 +185,7 @@ def quality_of(examiner: Examiner, model: bytes) -> tuple[str, float]:
     value = float(found["after"]) if found["after"] is not None and np.isfinite(found["after"]) else np.inf
     if found.get("higher_is_better", True):
         return str(found["metric"]), value if np.isfinite(value) else 0.0
-    return "1 - relative_error", float(max(0.0, 1.0 - value))
-
-
-def _seen_here(device: str) -> str:
-    """What this process calls a device: a worker that was dealt cuda:1 sees that one alone, and it is its first."""
-    return "cuda" if device.startswith("cuda") and torch.cuda.device_count() == 1 else device
+    return "1 / (1 + relative_error)", float(1.0 / (1.0 + value))
 
 
 def _longer(step: Pass, times: float) -> Pass:

@@ -19,7 +19,16 @@ import numpy as np
 from darwinc.data_arrays import LABEL_NAMES, Array, Source, batchable, by_input, from_arrays, from_feeds
 from darwinc.data_labels import read_labels, tidy
 from darwinc.data_masks import read_masks
-from darwinc.data_sources import call, load_archive, load_array, load_dataset, load_tensors, tensor_folders
+from darwinc.data_sources import (
+    DATASET,
+    call,
+    load_archive,
+    load_array,
+    load_dataset,
+    load_tensors,
+    rooted_dataset,
+    tensor_folders,
+)
 from darwinc.errors import InvalidData
 from darwinc.images import ImageSource, class_labels, find_images
 from darwinc.preprocess import ImagePlan
@@ -27,7 +36,17 @@ from darwinc.preprocess_notes import FROM_MODEL, read_spec, stated_plan
 from darwinc.runtime import Feed, InputSpec
 from darwinc.synthetic import Colour, SyntheticSource
 
-__all__ = ["Batch", "InputSpec", "Samples", "fitting_batches", "fixed_batch", "open_data", "samples_in", "synthetic"]
+__all__ = [
+    "Batch",
+    "InputSpec",
+    "Samples",
+    "fitting_batches",
+    "fixed_batch",
+    "open_data",
+    "rooted",
+    "samples_in",
+    "synthetic",
+]
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 Selection = slice | Sequence[int] | Array
@@ -165,6 +184,14 @@ def open_data(
     return samples if path is None or not dense else _with_masks(samples, path, names, spec)
 
 
+def rooted(spec: str) -> str:
+    """The same `--data` or `--labels` from any working directory: paths are absolute."""
+    path = Path(spec).expanduser()
+    if path.exists():
+        return str(path.absolute())
+    return rooted_dataset(spec) if spec.startswith(DATASET) else spec
+
+
 def _with_masks(samples: Samples, folder: Path, names: list[str] | None, spec: str) -> Samples:
     """The samples whose label images can be read, with those."""
     if names is None or not isinstance(samples.source, ImageSource):
@@ -210,7 +237,7 @@ def _open(spec: str, inputs: Sequence[InputSpec], prepared: _Prepared, limit: in
         return _open_folder(path, inputs, prepared)
     if path.is_file():
         return _open_file(path, inputs)
-    if spec.startswith("torchvision:"):
+    if spec.startswith(DATASET):
         return _open_dataset(spec, inputs, prepared)
     if _CALLABLE.fullmatch(spec):
         return *call(spec, inputs, limit), None

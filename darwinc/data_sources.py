@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from darwinc.errors import InvalidData
 from darwinc.runtime import Feed, InputSpec
 from darwinc.user_code import current_folder_importable, named
 
+DATASET = "torchvision:"
 DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 
 _MOST_BYTES = 2 * 2**30
@@ -184,8 +185,7 @@ def _array(value: Any, where: str) -> Array:
 
 def load_dataset(spec: str) -> tuple[Array, Array]:
     """Images as bytes [N, H, W] or [N, H, W, 3] and labels [N] from `torchvision:NAME?root=FOLDER&split=train|test`."""
-    name, _, query = spec.removeprefix("torchvision:").partition("?")
-    options = {"root": "data", "split": "train", **dict(parse_qsl(query))}
+    name, options = _dataset(spec)
     if name not in DATASETS or set(options) != {"root", "split"} or options["split"] not in ("train", "test"):
         raise InvalidData(
             f"'{spec}' isn't a dataset: give torchvision:NAME?root=FOLDER&split=train, with NAME one of "
@@ -197,6 +197,18 @@ def load_dataset(spec: str) -> tuple[Array, Array]:
     prefix = "train" if options["split"] == "train" else "t10k"
     images, labels = (_idx(name, root, f"{prefix}-{part}-ubyte") for part in ("images-idx3", "labels-idx1"))
     return images, labels.astype(np.int64)
+
+
+def rooted_dataset(spec: str) -> str:
+    """The same dataset from any working directory."""
+    name, options = _dataset(spec)
+    root = Path(options["root"]).expanduser().absolute()
+    return f"{DATASET}{name}?{urlencode(options | {'root': str(root)})}"
+
+
+def _dataset(spec: str) -> tuple[str, dict[str, str]]:
+    name, _, query = spec.removeprefix(DATASET).partition("?")
+    return name, {"root": "data", "split": "train", **dict(parse_qsl(query))}
 
 
 def _cifar(name: str, root: Path, train: bool) -> tuple[Array, Array]:

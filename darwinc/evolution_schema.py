@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from darwinc.schema_part import Part
 
 Kind = Literal["ancestor", "offspring", "control"]
-Ending = Literal["target", "generations", "collapse", "budget"]
+Ending = Literal["target", "generations", "collapse", "budget", "exhausted"]
 
 
 class Individual(Part):

@@ -24,6 +24,13 @@ def process_of(context: object, item: int, files: Mapping[str, bytes]) -> tuple[
     return os.getpid(), os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def same_context(context: list[int], item: int, files: Mapping[str, bytes]) -> tuple[int, int, str | None]:
+    """Who works, how often it has had this very context by now, and its policy of waiting."""
+    context.append(item)
+    time.sleep(0.1)
+    return os.getpid(), len(context), os.environ.get("OMP_WAIT_POLICY")
+
+
 def torch_sum(context: int, item: int, files: Mapping[str, bytes]) -> tuple[int, bytes]:
     """A product of matrices by torch, whose last digits depend on the number of threads."""
     import torch

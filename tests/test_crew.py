@@ -17,7 +17,7 @@ import torch
 
 from darwinc import errors
 from darwinc.errors import DarwincError, InputError, Unreachable, UnsupportedOperator, UsageError
-from darwinc.evolution.crew import Crew, Here, make_crew
+from darwinc.evolution.crew import Crew, Here, device_of, make_crew
 from darwinc.evolution.processes import Processes
 from tests import crew_work
 
@@ -217,6 +217,8 @@ def test_the_crew_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7,6")
     assert made("2", device="cuda") == (2, ("4", "GPU-7", "6"))
     assert made("auto", device="cuda:1") == (1, ())
+    with make_crew("1", 1, "cuda:1", 8) as one, make_crew("2", 1, "cuda:1", 8) as two:
+        assert (device_of(one, "cuda:1"), device_of(two, "cuda:1"), device_of(two, "cpu")) == ("cuda:1", "cuda", "cpu")
 
 
 def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

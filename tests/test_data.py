@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from darwinc import data_sources
-from darwinc.data import InputSpec, Samples, open_data, synthetic
+from darwinc.data import InputSpec, Samples, open_data, rooted, synthetic
 from darwinc.errors import InvalidData, UsageError
 from darwinc.images import ImageSource
 from darwinc.preprocess import PRESETS, Preprocess, parse, plan_images
@@ -541,6 +541,22 @@ def test_a_dataset_on_disk_is_read_in_torchvisions_layout(tmp_path: Path, folder
         samples = open_data(name, [spec(*shape)], preprocess="none")
         np.testing.assert_array_equal(joined(samples).reshape(4, 28, 28), images)
     assert labels_of(samples) == [3, 1, 4, 1]
+
+
+def test_data_are_the_same_from_another_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    save_idx(there / "a b&c" / "train-images-idx3-ubyte", np.full((2, 28, 28), 7, np.uint8))
+    save_idx(there / "a b&c" / "train-labels-idx1-ubyte", np.array([1, 0], np.uint8))
+    np.save(there / "x.npy", np.ones((3, 1, 28, 28), np.float32))
+    np.save(there / "y.npy", np.array([2, 1, 0]))
+    monkeypatch.chdir(there)
+    dataset, array, labels = map(rooted, ("torchvision:MNIST?root=a b%26c", "x.npy", "y.npy"))
+    monkeypatch.chdir(tmp_path)
+    assert labels_of(open_data(dataset, [spec("N", 1, 28, 28)])) == [1, 0]
+    assert labels_of(open_data(array, [spec("N", 1, 28, 28)], labels=labels)) == [2, 1, 0]
+    assert rooted("package.module:callable") == "package.module:callable"
+    assert rooted("torchvision:MNIST") == rooted(f"torchvision:MNIST?root={tmp_path}/data&split=train")
 
 
 def test_a_dataset_that_is_not_there_or_not_known_is_invalid_data(tmp_path: Path) -> None:

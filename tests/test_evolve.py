@@ -201,13 +201,6 @@ def test_controls_have_the_winners_budget_and_training(sparse: tuple[Path, Resul
     assert controls["scratch"].sha256 != winner.sha256
 
 
-def test_workers_make_no_difference(tmp_path: Path) -> None:
-    one = evolved(tmp_path / "one", TRAINED).report
-    many = evolved(tmp_path / "many", replace(TRAINED, evolution=replace(SMALL, workers="2"))).report
-    assert told(one) == told(many)
-    assert (tmp_path / "one" / "out.onnx").read_bytes() == (tmp_path / "many" / "out.onnx").read_bytes()
-
-
 def test_seeds_make_a_difference(closed: tuple[Path, Result], tmp_path: Path) -> None:
     _, result = closed
     other = evolved(tmp_path, replace(EVOLVE, seed=1)).report

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,16 @@ from darwinc.evolution import ray_crew
 from darwinc.evolution.crew import Here, make_crew
 from darwinc.evolution.ray_crew import RayCrew
 from tests import crew_work
+from tests.ray_nodes import STORE, first_node
 
 ray = pytest.importorskip("ray")
-STORE = 80 << 20
 
 
 def nothing(item: int) -> Sequence[str]:
     return ()
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-        head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-        made = Cluster(initialize_head=True, head_node_args=head)
-        ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
-        yield made
-        ray.shutdown()
-        made.shutdown()
+cluster = pytest.fixture(scope="module")(first_node)
 
 
 def test_a_machine_that_is_lost_changes_no_result(cluster: Any, tmp_path: Path) -> None:
@@ -74,9 +62,26 @@ def test_files_go_to_the_store_once(cluster: Any, tmp_path: Path, monkeypatch: p
         for _ in range(2):
             found = dict(crew.each(crew_work.add_up, context, [0, 1, 2], paths, lambda item: needs[item]))
             assert found == {0: (100, {"a": 1}), 1: (101, {"a": 1}), 2: (102, {"b": 2, "a": 1})}
-        assert stored == [100, bytes(1), bytes(2)]
+        assert [getattr(each, "content", each) for each in stored] == [100, bytes(1), bytes(2)]
         assert list(crew.each(crew_work.add_up, context, [], {}, nothing)) == []
     assert ray.is_initialized()
+
+
+def test_a_worker_has_one_copy_of_the_context_and_the_drivers_environment(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    first, second = list[int](), list[int]()
+    with RayCrew(cluster.address) as crew:
+        found = [told for context in (first, first, second) for _, told in each_of(crew, context)]
+    assert {policy for *_, policy in found} == {"passive"}
+    assert len({pid for pid, *_ in found}) == 1
+    assert [times for _, times, _ in found] == [1, 2, 3, 4, 1, 2]
+    assert first == second == []
+
+
+def each_of(crew: RayCrew, context: list[int]) -> list[tuple[int, tuple[int, int, str | None]]]:
+    return list(crew.each(crew_work.same_context, context, range(2), {}, nothing))
 
 
 def test_errors_and_lost_workers(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +115,18 @@ def test_a_cluster_that_is_not_there(cluster: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ray, "init", refused)
     with pytest.raises(UsageError, match=r"at ray://there:1 can't be reached \(ray client connection timeout\); start"):
         make_crew("ray://there:1", 1, "cpu", 2)
+
+
+def test_sigterm_means_the_same_once_ray_is_there(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def installs(**options: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", installs)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with RayCrew(cluster.address):
+        assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_no_machine_could_do_it(cluster: Any) -> None:

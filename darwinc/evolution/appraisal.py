@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from darwinc.errors import InputError
-from darwinc.fitness.statistics import Matrix, Vector
+from darwinc.fitness.statistics import Indices, Matrix, Vector
 
 Strengths = npt.NDArray[np.float32]
 
@@ -27,6 +27,7 @@ class Appraisal:
         synapses: of every weight that may lose synapses, by name, in the ancestor's shape, between 0 and 1.
         credit: what each output owes to each component [Channels.count, K], columns summing to 1; K = 0 where nobody
             asked for it.
+        owners: of the ancestor alone, its components' owners as the whole run has them (`Channels.owners`).
         merit: how well the network does at each output, between 0 and 1 [K].
     """
 
@@ -34,10 +35,12 @@ class Appraisal:
     synapses: Mapping[str, Strengths] = field(default_factory=dict)
     credit: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
     merit: Vector = field(default_factory=lambda: np.zeros(0))
+    owners: Indices = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
     def to_bytes(self) -> bytes:
         """As an .npz archive; synapses as float16, which tells them apart well enough to be drawn."""
         arrays: dict[str, npt.NDArray[Any]] = {"clusters": self.clusters, "credit": self.credit, "merit": self.merit}
+        arrays["owners"] = self.owners
         for number, (name, values) in enumerate(sorted(self.synapses.items())):
             arrays |= {f"name{number}": np.array(name), f"values{number}": values.astype(np.float16)}
         written = io.BytesIO()
@@ -57,6 +60,6 @@ class Appraisal:
                 synapses = {
                     str(found[f"name{number}"]): found[f"values{number}"].astype(np.float32) for number in numbers
                 }
-                return cls(found["clusters"], synapses, found["credit"], found["merit"])
+                return cls(found["clusters"], synapses, found["credit"], found["merit"], found["owners"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"Strengths can't be read ({error}); the folder of their network is damaged.") from error

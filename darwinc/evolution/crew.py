@@ -142,8 +142,7 @@ def make_crew(workers: str, threads: int, device: str, population: int) -> Crew:
         workers: `auto` (one for each core, or CUDA device), a number, `ray` (the cluster of this machine), or
             `ray://HOST:PORT`.
         threads: of each worker.
-        device: `cpu`, `cuda` (all there are, dealt out) or `cuda:N`. A worker process sees its own device alone, as
-            `cuda`.
+        device: `cpu`, `cuda` (all there are, dealt out) or `cuda:N`; workers may call it otherwise (`device_of`).
         population: how many items there will be at once, at most.
 
     Raises:
@@ -159,6 +158,17 @@ def make_crew(workers: str, threads: int, device: str, population: int) -> Crew:
     most = (len(devices) or max(1, cores() // threads)) if workers == LOCAL else int(workers)
     number = min(most, population)
     return Processes(number, threads, devices) if number > 1 else Here(threads)
+
+
+def device_of(crew: Crew, device: str) -> str:
+    """What the crew's workers call a device: a worker process sees its own CUDA device alone, as `cuda`."""
+    return device if isinstance(crew, Here) else device.partition(":")[0]
+
+
+def variables(threads: int) -> dict[str, str]:
+    """The environment of a worker that computes on so many threads, for libraries that read it as they load."""
+    own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return own | {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS") if name in os.environ}
 
 
 def cores() -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from darwinc.channels import Channels
 from darwinc.console import Stage
 from darwinc.cost import Price
+from darwinc.errors import Unreachable
 from darwinc.evolution.appraisal import Appraisal
 from darwinc.evolution.crew import Crew
 from darwinc.evolution.environment import TARGETS, Environment, environment
@@ -86,6 +87,7 @@ class Population:
 
     Attributes:
         ended: why evolution ended; once it has.
+        warnings: what the user should know.
     """
 
     def __init__(self, world: World, rearing: Rearing, lineage: Lineage, crew: Crew, stage: Stage) -> None:
@@ -96,7 +98,9 @@ class Population:
         self.generations: list[Generation] = []
         self.ended: Ending = "generations"
         self._genomes = {world.first.id: world.ancestor}
-        self._noted = {generation.generation for generation in lineage.generations()}
+        self._noted = {generation.generation: generation for generation in lineage.generations()}
+        self._best: Individual | None = None
+        self.warnings: list[str] = []
         self._budgets = {world.first.id: 0}
         """How many trainings are in each network's weights, its parents' among them."""
         self._start = time.monotonic()
@@ -107,17 +111,31 @@ class Population:
             if self.options.hours is not None and time.monotonic() - self._start > 3600 * self.options.hours:
                 self.ended = "budget"
                 break
-            if not self._generation(number):
-                self.ended = "collapse"
+            ended = self._next(number)
+            if ended is not None:
+                self.ended = ended
                 break
-            if self.options.environment and self.meets(self.pool[0]):
-                self.ended = "target"
-                break
-        winner = next((each for each in self.pool if self.meets(each)), None)
-        if winner is None:
+        if self._best is None:
             return None
-        controls = self._controls(winner) if self.options.controls else []
-        return Evolved(winner, self.generations, controls, self.ended)
+        controls = self._controls(self._best) if self.options.controls else []
+        return Evolved(self._best, self.generations, controls, self.ended)
+
+    def _next(self, number: int) -> Ending | None:
+        """Another generation, as it was where the lineage has it whole; says why it is the last one, if it is."""
+        try:
+            alive = self._again(number) if number in self._noted else self._generation(number)
+        except Unreachable:
+            if self._best is None:
+                raise
+            return "exhausted"
+        for each in filter(self.meets, self.pool):
+            # By what they are worth at the target, whatever their generation was allowed.
+            each = self._fit(each, {})
+            if self._best is None or (each.fitness or 0.0) > (self._best.fitness or 0.0):
+                self._best = each
+        if not alive:
+            return "collapse"
+        return "target" if self.options.environment and self._best is not None else None
 
     def meets(self, individual: Individual) -> bool:
         """Does a network meet the target? A size is a limit, a share is met to within a little."""
@@ -172,10 +190,24 @@ class Population:
             kernels=best.kernels,
             quality=best.quality,
         )
-        if number not in self._noted:
-            self.lineage.note(generation)
+        self.lineage.note(generation)
         self.generations.append(generation)
         return bool(alive)
+
+    def _again(self, number: int) -> bool:
+        """A generation of the lineage; raised again only where a survivor's files are damaged."""
+        told = self._noted[number]
+        survivors = [each for name in told.survivors if (each := self.lineage.known(name)) is not None]
+        if len(survivors) < len(told.survivors):
+            return self._generation(number)
+        for each in told.offspring:
+            self.known.add(each.genome)
+            own = each.parents if self.world.habitat.trains else ()
+            self._budgets[each.id] = 1 + max((self._budgets[parent] for parent in own), default=0)
+        offspring = [self._fit(each, told.environment) for each in told.offspring]
+        self.pool = [self._fit(each, told.environment) for each in survivors]
+        self.generations.append(told.model_copy(update={"offspring": offspring}))
+        return not all(each.collapsed for each in offspring)
 
     def _parent(self, individual: Individual) -> Parent:
         strengths = self.world.strengths
@@ -288,11 +320,16 @@ class Population:
         limits = {name: self.cost(winner)[name] for name in self._limited()}
         rng = np.random.default_rng((world.habitat.seed, 0, 1))
         shared = (world.channels, world.prices, world.limits, limits, world.wiring, self.options.heredity)
-        strict = world.target == "bytes"
-        genomes = {
-            ONE_SHOT: one_shot(world.strengths, *shared, strict=strict),
-            RANDOM: random_cut(*shared, rng, strict=strict),
-        }
+        strict, genomes = world.target == "bytes", dict[str, Genome]()
+        for name in (ONE_SHOT, RANDOM):
+            try:
+                genomes[name] = (
+                    one_shot(world.strengths, *shared, strict=strict)
+                    if name == ONE_SHOT
+                    else random_cut(*shared, rng, strict=strict)
+                )
+            except Unreachable as error:
+                self.warnings.append(f"The {name} control was left out: {error}")
         if world.habitat.trains:
             genomes[SCRATCH] = self.genome(winner)
         tasks = []
@@ -306,5 +343,7 @@ class Population:
 
     def _limited(self) -> list[str]:
         """The resources of which a control gets what the winner has."""
-        halves = {"synapses"} if self.options.heredity != "clusters" else set()
+        halves = {"clusters": set[str](), "synapses": {"synapses"}, "both": {"clusters", "synapses"}}[
+            self.options.heredity
+        ]
         return sorted({TARGETS[self.world.target], *halves} - ({"latency"} if self.world.foreseen is None else set()))

@@ -64,10 +64,11 @@ class Judged(Entry):
 
 
 class Rewind(Entry):
-    """The run goes on from an earlier generation: what came after it doesn't count any more."""
+    """The run goes on from an earlier generation, asked for what it says: what came after doesn't count any more."""
 
     event: Literal["rewind"] = "rewind"
     generation: int = Field(ge=0)
+    identity: dict[str, JsonValue]
 
 
 class End(Entry):

@@ -34,6 +34,8 @@ from darwinc.graph import check_folder
 
 MODEL, GENOME, APPRAISAL, RECORD = "model.onnx", "genome.npz", "appraisal.npz", "record.json"
 FILES = (MODEL, GENOME, APPRAISAL)
+ORIGIN = "model"
+"""What of an identity stays, whatever else is asked for: what all networks of a run descend from."""
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 
 
@@ -156,6 +158,7 @@ class Archive:
         elif isinstance(entry, Judged):
             self._generations[entry.record.generation] = entry
         elif isinstance(entry, Rewind):
+            self.identity = entry.identity
             self._forget_after(entry.generation)
 
     def _forget_after(self, generation: int) -> None:
@@ -196,7 +199,8 @@ class Lineage(Archive):
 
         Args:
             folder: of the run; None for a temporary one that is deleted in the end.
-            identity: what the run is asked to do; a run with another one isn't gone on with.
+            identity: what the run is asked to do; a run with another one isn't gone on with. From an earlier generation
+                it may go on otherwise, but not with another `ORIGIN`.
             resume: go on with the run in the folder.
             rewind: the generation to go on from; what came later is ignored, not deleted. None for where it stopped.
 
@@ -220,7 +224,8 @@ class Lineage(Archive):
         lines, size = self._replay()
         if lines and not resume:
             raise UsageError(f"{self.folder} has a run already; give --resume to go on with it, or another --run-dir.")
-        if lines and self.identity != identity:
+        differs = self.identity.get(ORIGIN) != identity.get(ORIGIN) if rewind is not None else self.identity != identity
+        if lines and differs:
             raise InputError(
                 f"The run in {self.folder} was asked for something else ({_differing(self.identity, identity)}); give "
                 "the same command with --resume, or another --run-dir."
@@ -238,7 +243,7 @@ class Lineage(Archive):
             self._write(Begin(identity=identity))
             settle(self.folder)
         if lines and rewind is not None:
-            self._write(Rewind(generation=rewind))
+            self._write(Rewind(generation=rewind, identity=identity))
 
     def add(self, individual: Individual, files: Mapping[str, bytes]) -> Individual:
         """Write a network's folder, and then its line. The record, with the SHA-256 of its model, comes back.

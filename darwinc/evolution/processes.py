@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from darwinc.errors import Interrupted
-from darwinc.evolution.crew import TRIES, C, Closing, Needs, R, T, Work, contents, ended, portable
+from darwinc.evolution.crew import TRIES, C, Closing, Needs, R, T, Work, contents, ended, portable, variables
 
 GRACE = 1.0  # seconds for the exit code of a process whose pipe has closed
 
@@ -206,5 +206,5 @@ class Processes(Closing):
             worker.end()
 
     def _environment(self, place: int) -> dict[str, str]:
-        found = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
+        found = variables(self.threads)
         return found | ({"CUDA_VISIBLE_DEVICES": self.devices[place % len(self.devices)]} if self.devices else {})

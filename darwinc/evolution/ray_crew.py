@@ -7,15 +7,23 @@ files go into Ray's object store once, and from there to each machine that needs
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+import onnxruntime
 
 import darwinc
 from darwinc.errors import InputError, Interrupted, UsageError
-from darwinc.evolution.crew import TRIES, C, Closing, Needs, R, T, Work, contents, ended, limited, portable
+from darwinc.evolution.crew import TRIES, C, Closing, Needs, R, T, Work, contents, ended, limited, portable, variables
 
 IN_FLIGHT = 2  # tasks for each place, so that a machine that is done has the next one there already
 
@@ -42,7 +50,13 @@ class RayCrew(Closing):
             _connect(self._ray, address)
         self._context: tuple[object, Any] | None = None
         self._files: dict[Path, Any] = {}
-        needs = {"num_cpus": threads, "num_gpus": int(cuda), "max_retries": TRIES - 1}
+        surroundings = {"env_vars": variables(threads)}
+        needs = {
+            "num_cpus": threads,
+            "num_gpus": int(cuda),
+            "max_retries": TRIES - 1,
+            "runtime_env": surroundings,
+        }
         self._attempt = self._ray.remote(_attempt).options(**needs)
         if not self.places():
             self.close()
@@ -107,7 +121,7 @@ class RayCrew(Closing):
 
     def _shared(self, context: object) -> Any:
         if self._context is None or self._context[0] is not context:
-            self._context = (context, self._ray.put(context))
+            self._context = (context, self._ray.put(_Shared(uuid4().hex, context)))
         return self._context[1]
 
     def _stored(self, path: Path) -> Any:
@@ -116,13 +130,29 @@ class RayCrew(Closing):
         return self._files[path]
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """A context as it travels. Ray makes a new object of it for each task; copies of the same name are equal."""
+
+    name: str
+    content: object = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _same(shared: _Shared) -> object:
+    """The content of the first of several equal copies, so that what a worker keeps for a context serves all tasks."""
+    return shared.content
+
+
 def versions() -> dict[str, str]:
     """What the last digits of a result depend on."""
-    return {"darwinc": darwinc.__version__} | {name: version(name) for name in ("numpy", "torch")}
+    # ONNX Runtime's distribution has several names.
+    known = {"darwinc": darwinc.__version__, "onnxruntime": onnxruntime.__version__}
+    return known | {name: version(name) for name in ("numpy", "torch")}
 
 
 def _attempt(
-    theirs: Mapping[str, str], threads: int, work: Any, context: Any, item: Any, keys: Sequence[str], *data: bytes
+    theirs: Mapping[str, str], threads: int, work: Any, shared: _Shared, item: Any, keys: Sequence[str], *data: bytes
 ) -> tuple[bool, Any]:
     """What a machine does: whether it went well, and the result or the error."""
     try:
@@ -132,7 +162,7 @@ def _attempt(
                 "same on all of them."
             )
         with limited(threads):
-            return True, work(context, item, dict(zip(keys, data, strict=True)))
+            return True, work(_same(shared), item, dict(zip(keys, data, strict=True)))
     except Exception as error:  # noqa: BLE001 - it is raised where the results are awaited
         return False, portable(error)
 
@@ -152,7 +182,8 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str | None) -> None:
     try:
-        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        with _sigterm_kept():
+            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"at {address} " if address else ""
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
@@ -160,3 +191,14 @@ def _connect(ray: Any, address: str | None) -> None:
             f"The Ray cluster {where}can't be reached ({reason}); start it with ray start --head, or give its address "
             "as --workers ray://HOST:10001."
         ) from error
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """SIGTERM means the same afterwards: what Ray puts in its place prints addresses and aborts."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +16,25 @@ from darwinc.calibrators.appraisal import appraise_ancestor
 from darwinc.calibrators.upbringing import appraise_network, loaded, price_of, quality_of, raise_network
 from darwinc.console import Stage
 from darwinc.cost import Price, measure
+from darwinc.data import rooted
 from darwinc.errors import DarwincError, Interrupted, Unreachable, UsageError
-from darwinc.evolution.crew import limited, make_crew
+from darwinc.evolution.appraisal import Appraisal
+from darwinc.evolution.crew import Crew, device_of, limited, make_crew
 from darwinc.evolution.generations import Evolved, Population, World
 from darwinc.evolution.genome import Genome
 from darwinc.evolution.journal import End
-from darwinc.evolution.lineage import Lineage
+from darwinc.evolution.lineage import Archive, Lineage
 from darwinc.evolution.pareto import pareto
 from darwinc.evolution.resources import prices
-from darwinc.evolution.tasks import GENOME, MODEL, Habitat, Rearing
-from darwinc.evolution.telling import ANCESTOR
+from darwinc.evolution.tasks import APPRAISAL, GENOME, MODEL, Habitat, Rearing
+from darwinc.evolution.telling import ANCESTOR, has_run
 from darwinc.evolution.wiring import Wiring
 from darwinc.evolution_options import parse_environment
 from darwinc.evolution_schema import Evolution, Individual
 from darwinc.passes.cull import AUTO_ALIGN
 from darwinc.passes.trained import Trained
 from darwinc.pipeline import Grown, Job
+from darwinc.preprocess_notes import FROM_MODEL, read_spec
 from darwinc.quality import Examiner
 from darwinc.searching.latency import TimeModel, judge_reach, time_model
 from darwinc.selection import Selection
@@ -52,75 +55,126 @@ def evolve(job: Job, order: Evolve, stage: Stage) -> None:
         Interrupted: the user or a signal stopped it.
         InputError, UsageError, OutputError: the folder of the run, or the crew, can't be used.
     """
+    # Where Ray can't be reached, that is said before work begins.
+    options = order.evolution
+    with make_crew(options.workers, options.offspring_threads, job.device, options.population) as crew:
+        _evolve(job, order, stage, crew)
+
+
+def _evolve(job: Job, order: Evolve, stage: Stage, crew: Crew) -> None:
+    order = _as_begun(order)
     options = order.evolution
     foreseen = _foreseen(job, order, stage)
-    stage.say("appraising the ancestor")
+    ancestor = _file(job)
     with limited(options.offspring_threads):
-        job.channels, strengths = appraise_ancestor(
-            job, options, stage, price=price_of(job.channels, order.target, options), scoring=order.scoring
-        )
-    habitat = _habitat(job, order)
-    with limited(options.offspring_threads):
-        metric, first = _first(job, habitat)
-    costs = _prices(job, foreseen)
-    world = World(
-        habitat,
-        job.channels,
-        order.limits(job.channels, strict=order.target == "bytes"),
-        costs,
-        Wiring(job.channels),
-        order.target,
-        _goal(job, order, costs),
-        first.model_copy(update={"latency_ms": None if foreseen is None else foreseen.predict(first.widths)}),
-        strengths,
-        foreseen,
-    )
+        metric, first = _first(job, ancestor, options.offspring_threads)
+    first = first.model_copy(update={"latency_ms": None if foreseen is None else foreseen.predict(first.widths)})
     folder = None if order.run_dir is None else Path(order.run_dir)
-    identity = _identity(job, order) | {"metric": metric, "samples": len(job.validation or ())}
-    with (
-        Lineage.open(folder, identity, resume=order.resume, rewind=options.from_generation) as lineage,
-        make_crew(options.workers, options.offspring_threads, job.device, options.population) as crew,
-    ):
-        job.warnings += lineage.warnings
-        if lineage.known(ANCESTOR) is None:
-            lineage.add(world.first, {MODEL: habitat.ancestor, GENOME: world.ancestor.to_bytes()})
+    identity = _identity(job, order, ancestor) | {"metric": metric, "samples": len(job.validation or ())}
+    with Lineage.open(folder, identity, resume=order.resume, rewind=options.from_generation) as lineage:
+        job.warnings += [*lineage.warnings, *_warnings(order)]
+        strengths = _appraised(job, order, lineage, first, ancestor, stage)
+        world = _world(job, order, ancestor, first, strengths, foreseen, device_of(crew, job.device))
         population = Population(world, REARING, lineage, crew, stage)
         try:
             found = population.run()
         except KeyboardInterrupt:
             raise Interrupted(_stopped(order)) from None
+        job.warnings += population.warnings
         if found is None:
             raise Unreachable(_missed(order, population))
         lineage.note(End(ended=found.ended, winner=found.winner.id))
         _conclude(job, order, world, lineage, found, metric)
 
 
-def _habitat(job: Job, order: Evolve) -> Habitat:
+def _as_begun(order: Evolve) -> Evolve:
+    """The order with the multiples of the run that it goes on with: they were measured, and may come out otherwise now.
+
+    Raises:
+        InputError: the journal of the run is damaged.
+    """
+    if not order.resume or order.run_dir is None or not has_run(Path(order.run_dir)):
+        return order
+    found = Archive.view(Path(order.run_dir)).identity.get("multiples")
+    return replace(order, multiples=tuple(found)) if isinstance(found, list) else order  # type: ignore[arg-type]
+
+
+def _file(job: Job) -> bytes:
+    """The ancestor's file, which every worker gets."""
     if graph.stored_bytes(job.original) > graph.PROTOBUF_LIMIT:
         raise UsageError("--strategy evolve takes models of up to 2 GB; use --strategy cull for this one.")
-    trains = any(isinstance(step, Trained) for step in order.recovery)
-    return Habitat(
-        graph.to_bytes(job.original),
+    return graph.to_bytes(job.original)
+
+
+def _warnings(order: Evolve) -> list[str]:
+    timed = any(isinstance(step, Trained) and step.training.allowed_minutes is not None for step in order.recovery)
+    if not timed:
+        return []
+    return [
+        "Every offspring is trained for some minutes, so that another run of this command gives another lineage; give "
+        "--steps or --epochs for one that can be repeated."
+    ]
+
+
+def _appraised(
+    job: Job, order: Evolve, lineage: Lineage, first: Individual, ancestor: bytes, stage: Stage
+) -> Appraisal:
+    """The ancestor's strengths, and the job's channels as the whole run has them; read back where a run goes on."""
+    if lineage.known(ANCESTOR) is None or not lineage.has(ANCESTOR, APPRAISAL):
+        stage.say("appraising the ancestor")
+        price = price_of(job.channels, order.target, order.evolution)
+        with limited(order.evolution.offspring_threads):
+            channels, strengths = appraise_ancestor(job, order.evolution, stage, price=price, scoring=order.scoring)
+        if lineage.known(ANCESTOR) is None:
+            lineage.add(first, {MODEL: ancestor, GENOME: Genome(channels.nobody()).to_bytes()})
+        lineage.attach(ANCESTOR, APPRAISAL, replace(strengths, owners=channels.owners).to_bytes())
+    # Read back in either case: what is stored is rounded.
+    found = Appraisal.from_bytes(lineage.read(ANCESTOR, APPRAISAL))
+    job.channels = replace(job.channels, owners=found.owners)
+    return found
+
+
+def _world(
+    job: Job,
+    order: Evolve,
+    ancestor: bytes,
+    first: Individual,
+    strengths: Appraisal,
+    foreseen: TimeModel | None,
+    device: str,
+) -> World:
+    habitat = Habitat(
+        ancestor,
         job.channels.owners,
-        order.data,
-        order.labels,
-        order.preprocess,
+        *_seen_from_afar(order),
         order.recovery,
-        trains,
+        any(isinstance(step, Trained) for step in order.recovery),
         order.target,
         order.scoring,
         order.evolution,
         job.seed,
-        job.device,
+        device,
+    )
+    costs = _prices(job, foreseen)
+    limits = order.limits(job.channels, strict=order.target == "bytes")
+    goal = _goal(job, order, costs)
+    return World(
+        habitat, job.channels, limits, costs, Wiring(job.channels), order.target, goal, first, strengths, foreseen
     )
 
 
-def _first(job: Job, habitat: Habitat) -> tuple[str, Individual]:
+def _seen_from_afar(order: Evolve) -> tuple[str, str | None, str | None]:
+    """Data, labels and preprocessing, for workers that may have another working directory."""
+    steps = order.preprocess if order.preprocess in (None, FROM_MODEL) else str(read_spec(str(order.preprocess)))
+    return rooted(order.data), None if order.labels is None else rooted(order.labels), steps
+
+
+def _first(job: Job, ancestor: bytes, threads: int) -> tuple[str, Individual]:
     """What quality is, and the ancestor's row."""
     if job.validation is None:
         raise UsageError("--strategy evolve takes samples to judge offspring by; give --data.")
-    examiner = Examiner(habitat.ancestor, job.validation, threads=habitat.options.offspring_threads)
-    metric, quality = quality_of(examiner, habitat.ancestor)
+    examiner = Examiner(ancestor, job.validation, threads=threads)
+    metric, quality = quality_of(examiner, ancestor)
     cost, nobody = measure(job.original, job.channels), Genome(job.channels.nobody())
     return metric, Individual(
         id=ANCESTOR,
@@ -134,11 +188,11 @@ def _first(job: Job, habitat: Habitat) -> tuple[str, Individual]:
         fitness=quality,
         parameters=cost.parameters,
         macs=cost.macs,
-        bytes=len(habitat.ancestor),
+        bytes=len(ancestor),
         channels=cost.channels,
         kernels=cost.kernels,
         synapses=cost.synapses,
-        sha256=hashlib.sha256(habitat.ancestor).hexdigest(),
+        sha256=hashlib.sha256(ancestor).hexdigest(),
     )
 
 
@@ -210,7 +264,7 @@ def _missed(order: Evolve, population: Population) -> str:
     )
 
 
-def _identity(job: Job, order: Evolve) -> dict[str, JsonValue]:
+def _identity(job: Job, order: Evolve, ancestor: bytes) -> dict[str, JsonValue]:
     """What makes one run the same as another."""
     asked = asdict(order)
     for name in ("run_dir", "resume", "threads", "foresees"):
@@ -220,7 +274,9 @@ def _identity(job: Job, order: Evolve) -> dict[str, JsonValue]:
     if not order.evolution.environment:
         # The way to the target is shared out among the generations.
         asked["evolution"]["generations"] = order.evolution.generations
-    digest = hashlib.sha256(graph.to_bytes(job.original)).hexdigest()
+    if order.target == "latency":
+        asked["threads"] = order.threads
+    digest = hashlib.sha256(ancestor).hexdigest()
     recovery = [{"pass": step.name, **options} for step, options in zip(order.recovery, asked["recovery"], strict=True)]
     return {"model": digest, "seed": job.seed, "device": job.device, **asked, "recovery": recovery}
 

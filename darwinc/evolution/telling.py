@@ -15,13 +15,18 @@ from darwinc.report_schema import Report
 ANCESTOR = "ancestor"
 
 
+def has_run(folder: Path) -> bool:
+    """Is there a run in this folder?"""
+    return (folder / journal.NAME).is_file()
+
+
 def is_open(folder: Path) -> bool:
     """Is this the folder of a run that has not ended, or was stopped before its report was written?
 
     Raises:
         InputError: its journal is damaged.
     """
-    if not (folder / journal.NAME).is_file():
+    if not has_run(folder):
         return False
     return Archive.view(folder).end is None or not (folder / "report.json").is_file()
 

@@ -42,6 +42,7 @@ ENDINGS = {
     "generations": "all generations were raised",
     "collapse": "every offspring of a generation had collapsed",
     "budget": "the time was used up",
+    "exhausted": "nothing new fits the environment any more",
 }
 LEGEND = (
     "Quality is in points, 100 being perfect, on validation samples: right after the cut, after survivors inherited, "

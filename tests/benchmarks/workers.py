@@ -1,8 +1,10 @@
-"""What an offspring costs the driver, and what a second worker brings, on made-up work.
+"""What an offspring costs the driver, and what a second worker brings, on made-up work and on an evolution.
 
 python tests/benchmarks/workers.py driver      # milliseconds of each part, for models of 0.6 MB and 100 MB
 python tests/benchmarks/workers.py workers     # one process against two, in turns; depends on the load of the machine
 python tests/benchmarks/workers.py ray         # the same on two Ray nodes of one core each (takes darwinc[ray])
+python tests/benchmarks/workers.py evolve MODEL DATA [OFFSPRING [STEPS [ROUNDS]]]   # a generation of 8 (0 steps each,
+    # 3 rounds) raised by one process and by two, in turns; once more on two Ray nodes where Ray is installed
 """
 
 from __future__ import annotations
@@ -14,15 +16,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
-from darwinc.evolution.crew import Crew
+from darwinc.compression import Settings, Target, compress
+from darwinc.evolution.crew import C, Closing, Crew, Needs, R, T, Work
 from darwinc.evolution.keeping import fingerprint
 from darwinc.evolution.lineage import APPRAISAL, GENOME, MODEL, Archive, Lineage
 from darwinc.evolution.processes import Processes
+from darwinc.evolution_options import Evolution
 from darwinc.evolution_schema import Generation, Individual
+from darwinc.training import Training
 
 ITEMS, ROUNDS, SIDE = 8, 5, 512
 LOADS = {"computing": (60, 0.0), "waiting, as for a GPU or another machine": (0, 0.5)}
@@ -155,6 +162,60 @@ def two_nodes() -> Iterator[Crew]:
     cluster.shutdown()
 
 
+class Clocked(Closing):
+    """A crew that goes on after the run, so that its workers start once; the seconds that results were waited for."""
+
+    def __init__(self, crew: Crew, one_at_a_time: bool = False) -> None:
+        self.crew, self.one_at_a_time, self.seconds = crew, one_at_a_time, 0.0
+
+    def each(
+        self, work: Work[C, T, R], context: C, items: Sequence[T], files: Mapping[str, Path], needs: Needs[T]
+    ) -> Iterator[tuple[int, R]]:
+        """See `Crew.each`."""
+        size = 1 if self.one_at_a_time else max(1, len(items))
+        for begin in range(0, len(items), size):
+            start = time.perf_counter()
+            for index, result in self.crew.each(work, context, items[begin : begin + size], files, needs):
+                self.seconds += time.perf_counter() - start
+                yield begin + index, result
+                start = time.perf_counter()
+
+
+def evolution(model: str, data: str, offspring: int = 8, steps: int = 0, rounds: int = 3) -> None:
+    """Seconds of a generation, and what a second worker brings. A turn in which workers start isn't counted."""
+    with Processes(1) as one, Processes(2) as two:
+        print("processes:", compared(partial(generation, model, data, offspring, steps), one, two, rounds))
+    if find_spec("ray"):
+        with two_nodes() as crew:
+            print("Ray:", compared(partial(generation, model, data, offspring, steps), crew, crew, rounds))
+
+
+def compared(raise_all: Callable[[Clocked], tuple[float, str]], one: Crew, two: Crew, rounds: int) -> str:
+    """One worker against two, in turns. Where both are the same crew, one is given an item at a time."""
+    times = []
+    for _ in range(rounds + 1):
+        (first, winner), (second, same) = raise_all(Clocked(one, one is two)), raise_all(Clocked(two))
+        if winner != same:
+            raise SystemExit(f"Two workers found {same}, and one {winner}.")
+        times.append((first, second))
+    times = times[1:] or times
+    alone, ratios = statistics.median(first for first, _ in times), sorted(first / second for first, second in times)
+    two_are = f"{statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    return f"one worker takes {alone:.1f} s for a generation; two are {two_are}"
+
+
+def generation(model: str, data: str, offspring: int, steps: int, crew: Clocked) -> tuple[float, str]:
+    """Seconds in which a generation was raised, from its first task to its last result, and who won."""
+    evolution = Evolution(generations=1, population=offspring, parents=1, survivors=1, controls=False)
+    training = Training(steps=steps, augment="none") if steps else Training()
+    settings = Settings(
+        data=data, bench_seconds=0, device="cpu", strategy="evolve", evolution=evolution, training=training
+    )
+    with tempfile.TemporaryDirectory() as folder, patch("darwinc.evolution.run.make_crew", lambda *_: crew):
+        found = compress(model, target=Target("macs", 0.5), output=Path(folder) / "out.onnx", settings=settings)
+    return crew.seconds, str(found.report.evolution and found.report.evolution.winner)
+
+
 def main() -> None:
     """What the command line asks for."""
     asked = sys.argv[1]
@@ -163,6 +224,9 @@ def main() -> None:
     elif asked == "workers":
         with Processes(1) as one, Processes(2) as two:
             throughput(all_at_once(one), all_at_once(two))
+    elif asked == "evolve":
+        model, data, *numbers = sys.argv[2:]
+        evolution(model, data, *map(int, numbers))
     else:
         with two_nodes() as crew:
             throughput(one_by_one(crew), all_at_once(crew))
