@@ -2,6 +2,7 @@
 
     DATA=... python -m tests.benchmarks.ancestors FOLDER data lenet_mnist lenet_cifar
     python -m tests.benchmarks.generations FOLDER RUN [--epochs 5] [--seed 0] [--workers 1] [--controls]
+    python -m tests.benchmarks.generations FOLDER RUN --from-generation G [--population N] [--environment SPEC] ...
     python -m tests.benchmarks.generations FOLDER            # the tables of all runs that lie in FOLDER
 
 RUN is one of those in `RUNS`. Lineages lie in FOLDER/runs/RUN-SEED; a run that was stopped goes on. Validation samples
@@ -105,6 +106,9 @@ TESTED = {"mnist": "mnist_test", "cifar": "cifar_report"}
 def evolve(folder: Path, name: str, asked: argparse.Namespace) -> None:
     """One run, to its end."""
     run, lineage = RUNS[name], _lineage(folder, name, asked.seed)
+    given = {"population": asked.population, "environment": asked.environment, "generations": asked.generations}
+    options = {key: value for key, value in given.items() if value is not None}
+    evolution = replace(run.evolution, workers=asked.workers, controls=asked.controls, **options)
     settings = Settings(
         data=str(folder / f"{run.network}_train.npz"),
         strategy="evolve",
@@ -113,7 +117,7 @@ def evolve(folder: Path, name: str, asked: argparse.Namespace) -> None:
         align=1,
         max_share=0.97,
         training=Training(epochs=asked.epochs, batch=200, run_dir=str(lineage), resume=True),
-        evolution=replace(run.evolution, workers=asked.workers, controls=asked.controls),
+        evolution=replace(evolution, from_generation=asked.from_generation),
         seed=asked.seed,
         bench_seconds=0,
     )
@@ -183,6 +187,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", default="1")
+    parser.add_argument("--from-generation", type=int)
+    parser.add_argument("--generations", type=int)
+    parser.add_argument("--population", type=int)
+    parser.add_argument("--environment")
     parser.add_argument("--controls", action="store_true")
     asked = parser.parse_args()
     if asked.run is not None:
