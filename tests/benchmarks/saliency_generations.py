@@ -2,6 +2,7 @@
 
     DATA=... python -m tests.benchmarks.ancestors FOLDER data saliency
     python -m tests.benchmarks.saliency_generations FOLDER [--epochs 10] [--population 2] [--seed 0] [--workers 1]
+    python -m tests.benchmarks.saliency_generations FOLDER --from-generation 3 --environment SPEC
 
 The ancestor is `models/saliency.py` at an eighth of its width, trained on 600 images of ECSSD without pretraining
 (`tests/benchmarks/ancestors.py`). Offspring learn from the same 600 and 100 more, of which a fifth only judges; the 300
@@ -61,6 +62,8 @@ def main() -> None:
     parser.add_argument("--population", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", default="1")
+    parser.add_argument("--from-generation", type=int)
+    parser.add_argument("--environment", default=WAY)
     asked = parser.parse_args()
     lineage = asked.folder / "runs" / f"saliency-{asked.seed}"
     lineage.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,8 @@ def main() -> None:
             parents=2,
             survivors=2,
             heredity="both",
-            environment=WAY,
+            environment=asked.environment,
+            from_generation=asked.from_generation,
             workers=asked.workers,
             controls=False,
         ),
