@@ -113,7 +113,7 @@ def evolve(folder: Path, name: str, asked: argparse.Namespace) -> None:
         data=str(folder / f"{run.network}_train.npz"),
         strategy="evolve",
         recover=run.recover,
-        teacher=0.0,
+        teacher=asked.teacher,
         align=1,
         max_share=0.97,
         training=Training(epochs=asked.epochs, batch=200, run_dir=str(lineage), resume=True),
@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int)
     parser.add_argument("--population", type=int)
     parser.add_argument("--environment")
+    parser.add_argument("--teacher", type=float, default=0.0)
     parser.add_argument("--controls", action="store_true")
     asked = parser.parse_args()
     if asked.run is not None:
