@@ -6,6 +6,7 @@ else reaches the result, so that it is the same wherever it's raised.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,8 @@ from darwinc.sampling import calibrating, hold_out_for_offspring
 def raise_network(habitat: Habitat, task: Task, files: Mapping[str, bytes]) -> Raised:
     """Raise a network; its `fitness` is for the driver to say."""
     start = time.perf_counter()
+    # What trained the network before refers to itself, and holds a copy of the samples.
+    gc.collect()
     nursery = nursery_of(habitat)
     job = nursery.job(task, files)
     raw = nursery.quality(job.model)
