@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,8 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
+from darwinc.calibrators.training.progress import Outcome
+from darwinc.calibrators.training.trainer import Trainer
 from darwinc.calibrators.upbringing import nursery_of, raise_network
 from darwinc.channels import analyse
 from darwinc.compression import Settings, Target, compress
@@ -150,3 +153,19 @@ def test_recovery_comes_in_the_order_that_was_asked_for(tmp_path: Path) -> None:
     dead[group.units[: len(group) // 2]] = True
     notes = raise_network(place, Task("t", 1, Genome(dead)), {}).individual.notes
     assert [note.partition(":")[0] for note in notes] == ["distill", "recalibrate"]
+
+
+def test_one_training_at_a_time_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    born: list[weakref.ref[Trainer]] = []
+    alive: list[int] = []
+
+    class Watched(Trainer):
+        def run(self) -> Outcome:
+            born.append(weakref.ref(self))
+            alive.append(sum(each() is not None for each in born))
+            return super().run()
+
+    monkeypatch.setattr("darwinc.calibrators.training.course.Trainer", Watched)
+    evolved(tmp_path, replace(TRAINED, evolution=replace(SMALL, generations=2, population=3, controls=False)))
+    assert len(alive) == 6
+    assert max(alive) == 1
