@@ -29,7 +29,7 @@ from darwinc.evolution.tasks import APPRAISAL, GENOME, MODEL, Habitat, Raised, R
 from darwinc.evolution.wiring import Wiring
 from darwinc.evolution_schema import Ending, Generation, Individual
 from darwinc.searching.latency import TimeModel
-from darwinc.selection import TOLERANCE, Limits
+from darwinc.selection import SHORTFALL, Limits
 
 ONE_SHOT, RANDOM, SCRATCH = "one-shot", "random", "scratch"
 """The controls."""
@@ -138,14 +138,12 @@ class Population:
         return "target" if self.options.environment and self._best is not None else None
 
     def meets(self, individual: Individual) -> bool:
-        """Does a network meet the target? A size is a limit, a share is met to within a little."""
-        resource = TARGETS[self.world.target]
-        whole = self.world.costs([self.world.ancestor])[0][resource]
-        return self.cost(individual)[resource] <= self.world.goal + self._tolerance * whole
+        """Does a network meet the target? A size is a limit, a share is met to within a little of what may stay."""
+        return self.cost(individual)[TARGETS[self.world.target]] <= self.world.goal * (1 + self._tolerance)
 
     @property
     def _tolerance(self) -> float:
-        return 0.0 if self.world.target == "bytes" else TOLERANCE
+        return 0.0 if self.world.target == "bytes" else SHORTFALL
 
     def cost(self, individual: Individual) -> dict[str, float]:
         """What a network costs, by resource."""
