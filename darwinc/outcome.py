@@ -70,12 +70,12 @@ def settle_target(values: dict[str, Any], drop: float | None = None) -> None:
 
 
 def _latency_removed(values: Mapping[str, Any]) -> float | None:
-    """As measured at the end, or else in the search, or else as foreseen; None where nothing was."""
+    """As measured at the end, or else in the search, or else as foreseen for the winner; None where nothing was."""
     speedup = values.get("latency", {}).get("speedup")
     if speedup:
         return float(1 - 1 / speedup)
     found = [float(row["achieved"]) for row in values["search"]]
-    if not found and values.get("latency_model"):
+    if values.get("evolution") and values.get("latency_model"):
         found = [1 - float(values["latency_model"]["after_ms"]) / float(values["latency_model"]["before_ms"])]
     return min(found, key=lambda share: abs(share - values["target"]["asked"]), default=None)
 
