@@ -34,8 +34,8 @@ from darwinc.graph import check_folder
 
 MODEL, GENOME, APPRAISAL, RECORD = "model.onnx", "genome.npz", "appraisal.npz", "record.json"
 FILES = (MODEL, GENOME, APPRAISAL)
-ORIGIN = "model"
-"""What of an identity stays, whatever else is asked for: what all networks of a run descend from."""
+ORIGIN = ("model", "seed", "data", "labels", "preprocess")
+"""What of an identity stays, whatever else is asked for: what networks descend from, learn from and are judged by."""
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 
 
@@ -224,8 +224,8 @@ class Lineage(Archive):
         lines, size = self._replay()
         if lines and not resume:
             raise UsageError(f"{self.folder} has a run already; give --resume to go on with it, or another --run-dir.")
-        differs = self.identity.get(ORIGIN) != identity.get(ORIGIN) if rewind is not None else self.identity != identity
-        if lines and differs:
+        fixed = ORIGIN if rewind is not None else {*self.identity, *identity}
+        if lines and any(self.identity.get(name) != identity.get(name) for name in fixed):
             raise InputError(
                 f"The run in {self.folder} was asked for something else ({_differing(self.identity, identity)}); give "
                 "the same command with --resume, or another --run-dir."

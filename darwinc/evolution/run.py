@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from darwinc.passes.evolve import Evolve
 
 REARING = Rearing(raise_network, appraise_network)
+FEW_JUDGES = 200
 FREE = ("workers", "hours", "controls", "generations", "from_generation")
 """Options that another run of the same lineage may have otherwise."""
 
@@ -72,7 +73,7 @@ def _evolve(job: Job, order: Evolve, stage: Stage, crew: Crew) -> None:
     folder = None if order.run_dir is None else Path(order.run_dir)
     identity = _identity(job, order, ancestor) | {"metric": metric, "samples": len(job.validation or ())}
     with Lineage.open(folder, identity, resume=order.resume, rewind=options.from_generation) as lineage:
-        job.warnings += [*lineage.warnings, *_warnings(order)]
+        job.warnings += [*lineage.warnings, *_warnings(order, len(job.validation or ()))]
         strengths = _appraised(job, order, lineage, first, ancestor, stage)
         world = _world(job, order, ancestor, first, strengths, foreseen, device_of(crew, job.device))
         population = Population(world, REARING, lineage, crew, stage)
@@ -106,14 +107,19 @@ def _file(job: Job) -> bytes:
     return graph.to_bytes(job.original)
 
 
-def _warnings(order: Evolve) -> list[str]:
-    timed = any(isinstance(step, Trained) and step.training.allowed_minutes is not None for step in order.recovery)
-    if not timed:
-        return []
-    return [
-        "Every offspring is trained for some minutes, so that another run of this command gives another lineage; give "
-        "--steps or --epochs for one that can be repeated."
-    ]
+def _warnings(order: Evolve, judges: int) -> list[str]:
+    found = []
+    if any(isinstance(step, Trained) and step.training.allowed_minutes is not None for step in order.recovery):
+        found.append(
+            "Every offspring is trained for some minutes, so that another run of this command gives another lineage; "
+            "give --steps or --epochs for one that can be repeated."
+        )
+    if judges < FEW_JUDGES:
+        found.append(
+            f"Offspring are judged by {judges} samples alone, a fifth of --data, so that the fittest may only be the "
+            "luckiest; give more samples."
+        )
+    return found
 
 
 def _appraised(
