@@ -302,7 +302,8 @@ class Population:
 
     def _tell(self, number: int | None, done: int, of: int) -> None:
         best, most = self.pool[0], self.options.generations
-        said = f", best so far {100 * best.quality:.1f} %" if best.quality is not None else ""
+        known = best.quality is not None and best.kind != "ancestor"
+        said = f", best so far {100 * (best.quality or 0.0):.1f} %" if known else ""
         self.stage.at(1.0 if number is None else (number - 1 + done / of) / most)
         what = "control" if number is None else f"generation {number} of {most}, offspring"
         self.stage.say(f"{what} {done} of {of}{said}")
